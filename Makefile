@@ -1,0 +1,63 @@
+# Each target does its own set-up in .venv: a machine needs Python 3.10 or later, pip and make.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test check docs tox clean
+
+help:
+	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
+	@echo "make test    the tests, on asyncio, uvloop and trio"
+	@echo "make check   lint, types, docs"
+	@echo "make docs    build the documentation into docs/_build/html"
+	@echo "make tox     the tests on every CPython that is installed"
+	@echo "make clean   remove what these have made"
+
+demo: $(VENV)/ready-demo
+	$(RUN) examples/demo
+
+test: $(VENV)/ready-test
+	$(RUN) -m pytest
+
+check: $(VENV)/ready-dev docs
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+	$(RUN) -m pyright --pythonpath $(RUN)
+	$(RUN) -m pyright --pythonpath $(RUN) --pythonversion 3.14
+	@# --verifytypes asks the "python" that it finds first where the package is
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pyright --verifytypes dss_anyio --ignoreexternal
+
+docs: $(VENV)/ready-docs
+	$(RUN) -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
+
+tox: $(VENV)/ready-dev
+	@# pyenv shows the interpreters it has only to those who name them
+	@if command -v pyenv >/dev/null; then \
+		export PYENV_VERSION=$$(pyenv versions --bare | grep -E '^3\.1[0-9]' | paste -sd: -); \
+	fi; $(RUN) -m tox run
+
+clean:
+	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .mypy_cache .ruff_cache .pytest_cache
+
+# A Python without ensurepip (Debian splits it off) cannot make a venv; virtualenv can.
+$(VENV)/ready:
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else \
+		"dss_anyio needs Python 3.10 or later; this is " + sys.version.split()[0] + \
+		". Name another one: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+		rm -rf $(VENV) && \
+		$(PYTHON) -m pip install --quiet --target $(VENV)-maker virtualenv && \
+		PYTHONPATH=$(VENV)-maker $(PYTHON) -m virtualenv --quiet $(VENV); }
+	@$(PIP) install --upgrade 'pip>=25.1'  # the first that installs dependency groups
+	@touch $@
+
+$(VENV)/ready-demo: $(VENV)/ready pyproject.toml
+	$(PIP) install --editable '.[trio,examples]'
+	@touch $@
+
+$(VENV)/ready-%: $(VENV)/ready pyproject.toml
+	$(PIP) install --editable . --group $*
+	@touch $@

@@ -1,0 +1,26 @@
+"""Structured concurrency for threads that you did not create.
+
+``async with open_hub() as hub`` opens a hub in an event loop of asyncio, uvloop or trio;
+``hub.portal`` is given to any thread; ``hub`` is the stream that receives what they send.
+``open_polled_hub()`` is the same for programs without an event loop.
+"""
+
+from ._face import BlockedCall, HubStatistics
+from ._hub import Hub, OpenSource, open_hub
+from ._mailbox import SourceStatistics
+from ._polled import PolledHub, open_polled_hub
+from ._portal import Portal
+from ._receiver import Receiver
+
+__all__ = [
+    "BlockedCall",
+    "Hub",
+    "HubStatistics",
+    "OpenSource",
+    "PolledHub",
+    "Portal",
+    "Receiver",
+    "SourceStatistics",
+    "open_hub",
+    "open_polled_hub",
+]

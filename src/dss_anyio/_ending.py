@@ -1,0 +1,174 @@
+"""How a hub or a source ends, once nothing new is accepted and nobody is kept waiting.
+
+The order, for a hub (promise P6 of the design page) and in the same way for one source alone:
+
+1. refuse new items                                  } ``Mailbox.end`` or ``close_lane``: at once,
+2. release everybody who is blocked                  } in the thread that ends it
+3. cancel the hub's tasks                            ``Hub.__aexit__``
+4. wait until the released calls have left           } here, in a thread that may block:
+5. run ``cancel`` and ``stop``, newest source first  } a worker thread for an async hub,
+6. hand back what was not delivered                  } the caller's for a polled one
+
+Why 4 stands before 5: some libraries' ``stop`` joins their thread while it holds the GIL, and then
+a callback that was released, but has yet to return, never gets it. Why 2 stands before 5: most of
+them join the very thread that waits for us. Why 6 is last: until a library has stopped it may use
+what it has sent.
+
+The ways out that run no ``finally`` are here as well: a forked child, and the end of Python.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection
+
+from ._errors import hub_gone, other_process
+from ._mailbox import Lane, Mailbox, Source
+from ._worker import start_daemon
+
+LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
+
+
+def end_sources(mailbox: Mailbox) -> list[BaseException]:
+    """Steps 4 to 6 for a whole hub. Blocks; returns the errors of the callbacks."""
+    _wait_until_left(mailbox, None)
+    errors: list[BaseException] = []
+    while True:
+        try:
+            _, source = mailbox.sources.popitem()  # the newest one
+        except KeyError:
+            break
+        if source.retire():
+            _stop(source, errors)
+    mailbox.sweep()
+    return errors
+
+
+def end_source(mailbox: Mailbox, source: Source, lanes: Collection[Lane]) -> list[BaseException]:
+    """Steps 4 to 6 for *source*, whose *lanes* were closed. Blocks; returns the errors."""
+    _wait_until_left(mailbox, lanes)
+    errors: list[BaseException] = []
+    _stop(source, errors)
+    for lane in lanes:
+        mailbox.take_back(lane)
+    return errors
+
+
+def _wait_until_left(mailbox: Mailbox, lanes: Collection[Lane] | None) -> None:
+    """Block until no call is inside *lanes* (None: inside any), for at most LEAVE_TIMEOUT.
+
+    Calls of this very thread do not count: a signal handler may close the hub that it interrupts.
+    """
+    if not mailbox.blocked:
+        return
+    deadline = time.monotonic() + LEAVE_TIMEOUT
+    left = threading.Event()
+    mailbox.leaving[left] = None
+    try:
+        while True:
+            left.clear()  # first clear, then look: who leaves after the look sets it again
+            inside = [
+                each
+                for each in list(mailbox.blocked)
+                if (lanes is None or each.lane in lanes) and each.thread != threading.get_ident()
+            ]
+            if not inside:
+                return
+            if not left.wait(deadline - time.monotonic()):
+                return
+    finally:
+        mailbox.leaving.pop(left, None)
+
+
+def _stop(source: Source, errors: list[BaseException]) -> None:
+    """Run the source's ``cancel`` in a thread of its own; wait for it within its time limit."""
+    source.ended = True
+    source.portal = None
+    cancel = source.take_cancel()
+    if cancel is None:
+        return
+    finished: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            cancel()
+        except BaseException as exc:
+            finished.append(exc)
+        else:
+            finished.append(None)
+
+    thread = start_daemon(run, f"dss_anyio: stopping {source.name}")
+    if thread.ident is not None:
+        thread.join(min(source.stop_timeout, threading.TIMEOUT_MAX))
+    if not finished:
+        errors.append(
+            TimeoutError(
+                f"stopping source {source.name!r} takes longer than {source.stop_timeout} s; "
+                f"it goes on in thread {thread.name!r}, which does not keep Python from exiting"
+            )
+        )
+    elif finished[0] is not None:
+        errors.append(finished[0])
+
+
+# -- The ways out that run no ``finally`` ----------------------------------------------------------
+
+_open_mailboxes: dict[int, weakref.ref[Mailbox]] = {}
+
+
+def watch(mailbox: Mailbox) -> Callable[[], object]:
+    """End *mailbox* with the process; forget it in a forked child. Returns what calls that off."""
+    key = id(mailbox)
+
+    def forget(_: object = None) -> None:
+        _open_mailboxes.pop(key, None)
+
+    _open_mailboxes[key] = weakref.ref(mailbox, forget)
+    return forget
+
+
+def abandon(mailbox: Mailbox) -> None:
+    """End *mailbox* where nobody can wait for it: its loop was closed, or it is garbage."""
+    mailbox.end(hub_gone)
+    if mailbox.refusal is other_process:
+        return
+    if mailbox.sources or mailbox.items:
+        start_daemon(lambda: end_sources(mailbox), "dss_anyio: ending an abandoned hub")
+    else:
+        mailbox.sweep()
+
+
+def _at_exit() -> None:
+    """End the hubs that the exiting main thread leaves behind, before Python joins the threads.
+
+    A thread that waits for a hub that nobody serves any more would never be joined. A hub in
+    another thread that Python is about to join ends in its own time.
+    """
+    for ref in list(_open_mailboxes.values()):
+        mailbox = ref()
+        if mailbox is None:
+            continue
+        home = mailbox.home
+        if home is None or home.daemon or home is threading.main_thread() or not home.is_alive():
+            mailbox.end(hub_gone)
+            end_sources(mailbox)
+
+
+def _after_fork_in_child() -> None:
+    for ref in list(_open_mailboxes.values()):
+        mailbox = ref()
+        if mailbox is not None:
+            mailbox.forget()
+    _open_mailboxes.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+# ``atexit`` comes too late, after all threads were joined. The earlier hook has no public name; it
+# is what concurrent.futures uses for the same reason, in every CPython from 3.9 on.
+getattr(threading, "_register_atexit", atexit.register)(_at_exit)

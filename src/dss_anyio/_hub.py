@@ -1,0 +1,265 @@
+"""The receiving face for an event loop: ``async with open_hub() as hub``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from anyio import create_task_group, get_cancelled_exc_class
+from anyio.abc import TaskGroup
+
+from ._ending import abandon, end_source, end_sources
+from ._errors import hub_gone, other_process, portal_aborted
+from ._face import Face, OnError, T_Item
+from ._mailbox import Overflow, Source
+from ._portal import Portal, check_timeout
+from ._receiver import Receiver, Sleepers, Wake
+from ._wake import call_soon_here, when_loop_closes
+from ._worker import Worker
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+T_Raw = TypeVar("T_Raw")
+T_Value = TypeVar("T_Value")
+
+
+@dataclass(frozen=True)
+class OpenSource(Generic[T_Raw, T_Value]):
+    """A source that :meth:`Hub.open_source` has started."""
+
+    portal: Portal[T_Raw]  #: what it sends through
+    value: T_Value  #: what ``start`` returned
+
+
+class Hub(Face[T_Item], Receiver[T_Item]):
+    """A hub in an event loop of asyncio, uvloop or trio; also its first receiving end.
+
+    ``async with dss.open_hub() as hub`` opens it; with ``dss.open_hub[MyItem](...)`` type checkers
+    know what it carries. Leaving the block ends it, in this order: no new items are accepted;
+    whoever is blocked is released with an error; the tasks in :attr:`task_group` are cancelled;
+    the released calls have left; each registered source's ``cancel`` has run, newest first, in a
+    worker thread, at most 10 seconds each; what was not received went to ``on_undelivered``.
+    Cancellation, also a second one, does not cut this short.
+
+    If only the body raises, its exception leaves the block as it is. Errors of tasks and of
+    ``cancel`` callbacks leave it in an ``ExceptionGroup``, together with the body's.
+
+    :param max_buffer_size: how many items may wait to be received; ``math.inf`` for any number;
+        0 for a rendezvous: an item is accepted when a receiver waits for it
+    :param overflow: what a full hub does with an item: ``"block"`` (the sender waits, or is told),
+        ``"drop_oldest"``, ``"drop_newest"``. What is dropped counts as sent and as dropped and goes
+        to the source's ``on_undelivered``, in the thread that sends
+    :param name: appears in ``repr`` and messages
+    :param on_error: called in the hub's thread as ``on_error(exception, source_name)`` with what
+        went wrong in ``decode``, ``on_undelivered`` and ``pack``; must not block. Without it, they
+        are logged to the logger ``dss_anyio`` as errors
+    :raises ValueError: if a size is negative, not whole or too large, or the policy is unknown
+    :raises TypeError: if *name* is not a string, or *on_error* not callable
+    """
+
+    def __init__(
+        self,
+        max_buffer_size: float = 1024,
+        *,
+        overflow: Overflow = "block",
+        name: str | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        Face.__init__(self, max_buffer_size, overflow, name, on_error)
+        Receiver.__init__(self, Sleepers(self._mailbox, on_error))
+        self._task_group: TaskGroup | None = None
+        self._call_off: Callable[[], object] | None = None  # the watch for the loop's end
+
+    @property
+    def task_group(self) -> TaskGroup:
+        """A task group for tasks that live as long as the hub: its end cancels them.
+
+        :raises RuntimeError: if the hub was not opened
+        """
+        if self._task_group is None:
+            raise RuntimeError("the hub is not open; use 'async with dss.open_hub() as hub:'")
+        return self._task_group
+
+    # -- beginning and end -------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Hub[T_Item]:
+        if self._task_group is not None:
+            raise RuntimeError("a hub can be opened once only; call open_hub() again")
+        task_group = create_task_group()
+        await task_group.__aenter__()
+        self._task_group = task_group
+        self._enter_thread()
+        self._sleepers.wake = Wake(self._sleepers, call_soon_here())
+        self._call_off = when_loop_closes(partial(abandon, self._mailbox))
+        return self
+
+    async def __aexit__(  # type: ignore[override]  # as a task group, it may swallow its own cancellation
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        mailbox = self._mailbox
+        mailbox.end(hub_gone)
+        self._sleepers.rouse_all()
+        if isinstance(exc_val, GeneratorExit):
+            # Our coroutine is being destroyed, its loop is gone: nothing can be awaited.
+            abandon(mailbox)
+            self._left()
+            return None
+        outcome: BaseException | None = None
+        handled: bool | None = None
+        self.task_group.cancel_scope.cancel()
+        try:
+            handled = await self.task_group.__aexit__(exc_type, exc_val, exc_tb)
+        except BaseException as exc:
+            outcome = exc
+            if isinstance(exc, BaseExceptionGroup):
+                group = cast("BaseExceptionGroup[BaseException]", exc)
+                if group.exceptions == (exc_val,):
+                    outcome = exc_val  # the body's alone: no reason to wrap it
+        if mailbox.refusal is other_process:
+            errors: list[BaseException] = []  # everything else is the parent's
+        elif mailbox.blocked or mailbox.sources or mailbox.items:
+            worker = Worker(partial(end_sources, mailbox), f"dss_anyio: ending {self.name}")
+            outcome = await worker.outlast() or outcome
+            errors = worker.outcome()
+        else:
+            errors = end_sources(mailbox)  # nothing in there can block
+        if self._call_off is not None:
+            self._call_off()
+        self._left()
+        self._closed = True
+        self._sleepers.report_errors()
+        if errors:
+            outcome = self._together(_without_cancellation(outcome), errors)
+        if outcome is not None and outcome is not exc_val:
+            try:
+                raise outcome
+            finally:
+                del outcome, exc_val  # they refer to this frame
+        return handled
+
+    # -- sources -----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def open_source(
+        self,
+        name: str,
+        start: Callable[[Portal[T_Raw]], T_Value],
+        stop: Callable[[T_Value], object],
+        *,
+        stop_timeout: float = 10.0,
+        decode: Callable[[T_Raw], T_Item] | None = None,
+        on_undelivered: Callable[[T_Raw], object] | None = None,
+    ) -> AsyncGenerator[OpenSource[T_Raw, T_Value], None]:
+        """Start a library, and stop it at the end of the ``async with`` block, in order.
+
+        ``start(portal)`` and ``stop(value)`` run in threads of their own while the hub is live, so
+        they may block, and wait for callbacks that wait for the hub; *value* is what *start* has
+        returned. The end of the block, or of the hub: no new items are accepted from this source;
+        whoever is blocked in its portals is released with an error, and has left; *stop* has run;
+        what was not received went to *on_undelivered*. Cancellation does not cut this short. If
+        *start* is still running then, it has *stop_timeout* seconds to return; if it returns even
+        later, *stop* is called at once.
+
+        :param name: as for :meth:`register`, and so are *decode* and *on_undelivered*
+        :param stop_timeout: how many seconds *stop* may take; then ``TimeoutError`` is raised, and
+            *stop* goes on in a daemon thread
+        :return: a context manager for an :class:`OpenSource`: its portal and *value*
+        :raises Exception: what *start* raises; *stop* is not called then
+        :raises ExceptionGroup: what *stop* raises, together with what the body has raised
+        :raises ValueError: if a source of that name is registered, or *stop_timeout* is negative
+        :raises TypeError: if *start* or *stop* is not callable
+        :raises anyio.ClosedResourceError: after :meth:`close_senders`
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        for what, func in (("start", start), ("stop", stop)):
+            if not callable(func):
+                raise TypeError(f"{what} must be callable, not {func!r}")
+        limit = check_timeout(stop_timeout)
+        if limit is None:
+            raise TypeError("stop_timeout must be a number of seconds, not None")
+        source = self._register(name, None, decode, on_undelivered)
+        source.stop_timeout = limit
+        portal: Portal[T_Raw] = source.portal
+
+        def run_start() -> T_Value:
+            value = start(portal)
+            source.set_cancel(partial(stop, value))
+            # Whoever ends the source writes ``ended``, then takes the cancel. If it found none,
+            # we read ``ended`` here and stop the library ourselves.
+            if source.ended:
+                late = source.take_cancel()
+                if late is not None:
+                    late()
+            return value
+
+        starting = Worker(run_start, f"dss_anyio: starting {name}")
+        outcome: BaseException | None = None
+        try:
+            yield OpenSource(portal, await starting.result())
+        except GeneratorExit:
+            raise  # nothing can be awaited; the end of the hub stops what was started
+        except BaseException as exc:
+            outcome = exc
+        errors: list[BaseException] = []
+        cancelled = await self._end_source(source, starting, errors)
+        outcome = cancelled or outcome
+        if errors:
+            outcome = self._together(_without_cancellation(outcome), errors)
+        if outcome is not None:
+            try:
+                raise outcome
+            finally:
+                del outcome  # it refers to this frame
+
+    async def _end_source(
+        self, source: Source, starting: Worker[Any], errors: list[BaseException]
+    ) -> BaseException | None:
+        """End *source* alone; returns a native cancellation that came meanwhile."""
+        mailbox = self._mailbox
+        if source.retire():
+            mailbox.sources.pop(cast("str", source.name), None)
+        lanes = [lane for lane in list(mailbox.queues) if lane.source is source]
+        for lane in lanes:
+            mailbox.close_lane(lane, portal_aborted)
+        # Now whatever waits for the hub inside of start() is released, so it can return.
+        cancelled = await starting.outlast(source.stop_timeout)
+        if not starting.done:
+            errors.append(
+                TimeoutError(
+                    f"starting source {source.name!r} has not returned within "
+                    f"{source.stop_timeout} s of its end; it goes on in a daemon thread"
+                )
+            )
+        ending = Worker(
+            partial(end_source, mailbox, source, lanes),
+            f"dss_anyio: ending {source.name}",
+        )
+        cancelled = await ending.outlast() or cancelled
+        errors.extend(ending.outcome())
+        return cancelled
+
+    # -- what Face asks for ------------------------------------------------------------------------
+
+    def _open_receivers(self) -> int:
+        return 0 if self._mailbox.ended else self._sleepers.open_receivers
+
+    def _waiting_receivers(self) -> int:
+        return len(self._sleepers)
+
+
+# Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.
+open_hub = Hub
+
+
+def _without_cancellation(exc: BaseException | None) -> BaseException | None:
+    """An error at the end takes the place of a cancellation, as it does in any ``finally``."""
+    return None if isinstance(exc, get_cancelled_exc_class()) else exc

@@ -1,0 +1,756 @@
+"""The state that sending threads and the receiving thread share.
+
+Rule 1: all of that state lives in this file.
+Rule 2: this file knows of no event loop and of no socket.
+Rule 3: nothing of the user's runs while we are between two states: not their callbacks, and not
+their destructors either.
+Rule 4: nothing here waits, and nothing takes a lock that could make it wait. Whoever is interrupted
+between two bytecodes, by another thread or by a signal handler or a finalizer on the same thread
+that sends too, has left a state that everybody else can go on from.
+
+What the rules are built on (the assumptions):
+
+* One call of a method of ``deque``, ``dict`` or ``list`` that runs no Python code on the way is one
+  step: with the GIL because nothing else runs meanwhile, without it because the method holds the
+  object's own mutex (PEP 703, "Container Thread-Safety"). All such steps on one object have an
+  order, and what a thread wrote before its step is visible to all whose step comes later. A plain
+  read (an attribute, a truth test) has no such power; we use it only after such a step.
+* ``next()`` of an ``itertools.count`` is one step, too (without the GIL as well, since 3.13).
+* What a step removes it returns, so no destructor runs inside one.
+* A signal handler that *raises* between two of our bytecodes (Ctrl-C in the main thread) may cost
+  the item or the place that is in hand. Nobody waits for it beyond the end of the hub.
+
+What is true whenever nothing is in progress:
+
+* ``len(items) <= limit``, and ``len(room) + len(items) == limit`` if ``limit`` is neither 0 nor
+  infinite and nothing was taken back;
+* a sender is in ``waiting`` only while ``room`` is empty;
+* if the receiver sleeps, ``items`` is empty and ``bell`` holds the function that wakes it;
+* a lane has as many turns in ``items`` as items of its own, not counting ``husks``;
+* accepted = received + queued + dropped + undelivered.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count, repeat, starmap
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from ._errors import Refusal, nothing_there, other_process, portal_aborted
+
+Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
+Ring: TypeAlias = Callable[[], object]
+
+MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
+
+
+class Counter:
+    """A number that any thread may raise by one, at any bytecode, and any thread may read.
+
+    ``n += 1`` is a read and a write with room for a signal handler between them. ``next()`` of an
+    ``itertools.count`` is one step; its ``repr``, ``count(5)``, is the only look at it that takes
+    nothing out and is not deprecated.
+    """
+
+    __slots__ = ("_ticks", "add_one")
+
+    def __init__(self) -> None:
+        self._ticks = count()
+        self.add_one: Callable[[], int] = self._ticks.__next__
+
+    @property
+    def value(self) -> int:
+        return int(repr(self._ticks)[len("count(") : -1])
+
+
+class Source:
+    """One library's registration: its hooks and its counts. It ends exactly once."""
+
+    __slots__ = (
+        "_cancels",
+        "_open",
+        "decode",
+        "dropped",
+        "ended",
+        "lanes",
+        "name",
+        "on_undelivered",
+        "portal",
+        "received",
+        "stop_timeout",
+        "undelivered",
+    )
+
+    def __init__(
+        self,
+        name: str | None,
+        decode: Callable[[Any], Any] | None = None,
+        on_undelivered: Callable[[Any], object] | None = None,
+    ) -> None:
+        self.name: str | None = name
+        self.stop_timeout: float = 10.0  # seconds for its cancel or stop
+        self.decode: Callable[[Any], Any] | None = decode
+        self.on_undelivered: Callable[[Any], object] | None = on_undelivered
+        self.lanes: dict[Lane, bool] = {}  # the open ones
+        self.portal: Any = None  # what register() returned
+        self.received: int = 0  # written in the receiving thread only
+        self.dropped: Counter = Counter()
+        self.undelivered: Counter = Counter()
+        self.ended: bool = False  # has whoever ends it looked for its cancel?
+        self._cancels: list[Callable[[], object]] = []
+        self._open = [None]
+
+    def set_cancel(self, cancel: Callable[[], object]) -> None:
+        self._cancels.append(cancel)
+
+    def take_cancel(self) -> Callable[[], object] | None:
+        """What tells the library that its time is over; for the first who asks only."""
+        try:
+            return self._cancels.pop()
+        except IndexError:
+            return None
+
+    def retire(self) -> bool:
+        """End the registration. True for the first who asks, whichever thread that is."""
+        try:
+            self._open.pop()
+        except IndexError:
+            return False
+        return True
+
+
+class Lane:
+    """What one portal sends through.
+
+    The hub's own portal puts its items into the mailbox as they are. Every other portal has a queue
+    of its own, and for each item it puts *itself* into the mailbox: its turn. So what one portal
+    has queued can be taken back at once, from any thread, while the order of acceptance remains
+    that of one single queue.
+    """
+
+    __slots__ = ("items", "refusal", "source")
+
+    def __init__(self, source: Source, items: deque[Any] | None) -> None:
+        self.source: Source = source
+        self.items: deque[Any] | None = items
+        self.refusal: Refusal | None = None  # why nothing may be sent any more
+
+
+class Blocked:
+    """A thread or a task that waits until its item is accepted.
+
+    The wait ends once: the item is taken out of the pledge by whoever has room for it (accepted),
+    by whoever ends the portal or the hub (refused), or by the sender, which gives up (withdrawn).
+    ``list.pop`` decides who was first.
+    """
+
+    __slots__ = ("_pledge", "_wake", "call", "lane", "refusal", "since", "thread")
+
+    def __init__(self, lane: Lane, item: object, call: str, wake: Ring) -> None:
+        self.lane: Lane = lane
+        self.call: str = call
+        self.since: float = time.monotonic()
+        self.thread: int = threading.get_ident()
+        self.refusal: Refusal | None = None
+        self._pledge = [item]
+        self._wake = wake
+
+    def take_item(self) -> Any:
+        """Take the item, to accept it. IndexError if the wait has ended otherwise."""
+        return self._pledge.pop()
+
+    def withdraw(self) -> bool:
+        """Wait no longer. False if the item was accepted or refused before."""
+        try:
+            self._pledge.pop()
+        except IndexError:
+            return False
+        return True
+
+    def refuse(self, refusal: Refusal) -> None:
+        """End the wait with an error."""
+        if self.withdraw():
+            self.refusal = refusal
+        # Otherwise it was accepted, and is woken by whoever did that. Waking it a second time does
+        # no harm, and frees it if an exception has struck that one just in between.
+        self.wake()
+
+    def wake(self) -> None:
+        try:
+            self._wake()
+        except RuntimeError:
+            pass  # woken before (an unlocked lock), or the event loop it waited in is gone
+
+
+class SourceStatistics(NamedTuple):
+    """What became of the items that one registered source has sent."""
+
+    received: int  #: items that were received
+    queued: int  #: items that wait to be received
+    dropped: int  #: items that the overflow policy threw out
+    undelivered: int  #: items that were handed back because nobody was going to receive them
+
+    @property
+    def sent(self) -> int:
+        """Items that were accepted: the sum of the four."""
+        return self.received + self.queued + self.dropped + self.undelivered
+
+
+class Mailbox:
+    """A bounded queue that any thread puts into and one thread takes from.
+
+    It has *limit* places. A sender takes one out of ``room`` and puts its item into ``items``; the
+    receiver takes the item and puts the place back. No place is ever made after the start, so there
+    are never more items than places, whoever is interrupted where.
+    """
+
+    def __init__(self, limit: float, overflow: Overflow) -> None:
+        self.limit: float = limit
+        self.overflow: Overflow = overflow
+        # In the order of acceptance: an item of the hub's own portal, or the lane whose turn it is.
+        self.items: deque[Any] = deque()
+        self.room: deque[None] | None = None
+        if limit != math.inf:
+            self.room = deque(repeat(None, int(limit)))
+        self.waiting: deque[Blocked] = deque()  # those who wait for room, in their order
+        self.blocked: dict[Blocked, None] = {}  # everybody who is inside a call that waits
+        self.leaving: dict[threading.Event, None] = {}  # who wants to know that one has left
+        self.own: Source = Source(None)  # what the hub's own portal and its clones belong to
+        self.root: Lane = Lane(self.own, None)  # the hub's own portal sends through this one
+        self.own.lanes[self.root] = True
+        self.lanes: dict[Lane, bool] = {self.root: True}  # the open ones
+        self.queues: dict[Lane, None] = {}  # those that may hold items of their own
+        self.sources: dict[str, Source] = {}  # the registered ones, oldest first
+        self.bell: dict[None, Ring] = {}
+        self.husks: deque[None] = deque()  # one for each turn whose item was taken back
+        self.reports: deque[tuple[str | None, BaseException]] = deque(maxlen=MOST_REPORTS)
+        self.refusal: Refusal | None = None  # why nobody may send any more
+        self.ended: bool = False
+        self.home: threading.Thread | None = None  # the one that receives
+        self.received: int = 0  # written in the receiving thread only
+        self.wakes: int = 0  # written only by the one who has taken the bell
+        self.dropped: Counter = Counter()
+        self.undelivered: Counter = Counter()
+        self.errors: Counter = Counter()
+        self.late: Counter = Counter()
+        self._tagged = False  # has any lane but the root been opened?
+        self._cut = False  # was the root aborted?
+        self._swept = False
+        self._interrupt: BaseException | None = None  # came while a batch was being decoded
+        self._blocks = overflow == "block"
+        self._replaces = overflow == "drop_oldest" and math.inf > limit > 0
+        # Does an item that leaves the queue give its place back by itself? Not with limit 0, where
+        # a place is a receiver that waits (``seat``); not with "drop_oldest", where an entry keeps
+        # its place until ``_move`` or ``_overflow`` takes both.
+        self._returns_places = math.inf > limit > 0 and not self._replaces
+
+    # -- The bell: how a sleeping receiver is woken ------------------------------------------------
+    #
+    # The bell is a dict with one place. A receiver that is about to sleep puts a function into it,
+    # and then looks at the queue once more. A sender puts its item into the queue, and then takes
+    # the function out of the bell and calls it, if there is one.
+    #
+    # No wake is lost: both act on the bell in one step, and one of the two steps is the first. If
+    # it is the receiver's, the sender finds the function. If it is the sender's, its item was put
+    # even before, so the receiver finds the item.
+    #
+    # There is never more than one wake: ``dict.pop`` gives the function to one sender, and to no
+    # other until the receiver, awake again, puts it back. Until then a sender looks into an empty
+    # dict, for 20 ns. (A lock as a flag, tried with ``acquire(False)``, would do as well at four
+    # times the price; without the GIL, a failed attempt does not even order memory.)
+    #
+    # The end of a mailbox uses the same place: see ``sweep``.
+
+    def arm(self, ring: Ring) -> None:
+        """Whoever puts something next calls *ring*. In the receiving thread."""
+        self.bell[None] = ring
+        if self._swept:
+            self.sweep()  # another thread has ended it meanwhile, and we took its function's place
+
+    def disarm(self) -> bool:
+        """Take the function out again. False if a sender has it, and calls it or has called it."""
+        return self.bell.pop(None, None) is not None
+
+    def notify(self) -> None:
+        """Something happened that a sleeping receiver must see. From any thread; never waits."""
+        ring = self.bell.pop(None, None)
+        if ring is not None:
+            self._call(ring)
+
+    def _call(self, ring: Ring) -> None:
+        """Call what was taken out of the bell. Nobody else has it, so it must not get lost."""
+        try:
+            ring()
+        except Exception:
+            self.bell[None] = ring  # out of stack, or of memory: the next sender tries again
+        except BaseException:
+            ring()  # Ctrl-C has struck in there
+            raise
+
+    # -- Sending: from any thread, at any bytecode -------------------------------------------------
+
+    def put(self, lane: Lane, item: object) -> bool:
+        """Accept *item*, or return False because there is no room. Never waits.
+
+        The caller has read ``lane.refusal`` just before. If the mailbox ends between that and our
+        last line, the item goes back to its source all the same: see ``sweep``.
+        """
+        room = self.room
+        if room is not None:
+            try:
+                room.pop()
+            except IndexError:
+                if self._blocks:
+                    return False
+                self._overflow(lane, item)
+                return True
+        own = lane.items
+        if own is None:
+            self.items.append(item)
+        else:
+            own.append(item)  # the item before the turn: whoever finds a turn finds an item
+            self.items.append(lane)
+        ring = self.bell.pop(None, None)  # ``notify``, written out: the path of every item
+        if ring is not None:
+            self._call(ring)
+        return True
+
+    def put_many(self, lane: Lane, batch: list[Any], start: int) -> int:
+        """Accept as many of *batch*, from index *start* on, as there is room for; return how many.
+
+        They are put one after the other, with nobody else's in between, and cause one wake.
+        """
+        many = len(batch) - start
+        if self.room is not None:
+            if not self._blocks:
+                for index in range(start, len(batch)):
+                    self.put(lane, batch[index])
+                return many
+            places: list[None] = []
+            try:
+                places.extend(starmap(self.room.pop, repeat((), many)))
+            except IndexError:
+                many = len(places)
+        if many:
+            self._put_in_place(lane, batch[start : start + many])
+        return many
+
+    def _put_in_place(self, lane: Lane, items: list[Any]) -> None:
+        """Put *items*, for which the caller has taken as many places."""
+        if lane.items is None:
+            self.items.extend(items)
+        else:
+            lane.items.extend(items)
+            self.items.extend(repeat(lane, len(items)))
+        self.notify()
+
+    def _overflow(self, lane: Lane, item: object) -> None:
+        """Accept *item* although there was no room: something must be dropped.
+
+        "drop_oldest" puts it into the place of the oldest one. If the queue turns out to be empty,
+        where are the places? The receiver's hands are ruled out: it moves an item out and its place
+        back in one single step (``_move``). So either they have just come back, or they are all in
+        the hands of other senders, whose items come after ours: then ours is the oldest.
+        """
+        if self._replaces:
+            assert self.room is not None
+            try:
+                entry = self.items.popleft()
+            except IndexError:
+                try:
+                    self.room.pop()
+                except IndexError:
+                    pass
+                else:
+                    self._put_in_place(lane, [item])
+                    return
+            else:
+                oldest = self._open(entry)  # None for a husk: its place is as good
+                self._put_in_place(lane, [item])
+                if oldest is not None:
+                    self.drop(*oldest)
+                return
+        self.drop(lane.source, item)
+
+    def drop(self, source: Source, item: object) -> None:
+        """*item* was accepted and is thrown out: count it, give it back. From any thread."""
+        self.dropped.add_one()
+        source.dropped.add_one()
+        self._hand_back(source, item)
+
+    # -- Waiting for room --------------------------------------------------------------------------
+    #
+    # No sender is forgotten. A sender enters ``waiting`` and then tries to take a place out of
+    # ``room``. Whoever frees a place puts it into ``room`` and then looks at ``waiting``. Both act
+    # on ``room`` in one step: if the sender's is the first, the other one finds it in ``waiting``;
+    # if not, the sender finds the place. It is the same with ``blocked`` and the refusal of a lane:
+    # whoever waits enters ``blocked`` and then reads the refusal; whoever ends a lane writes the
+    # refusal and then copies ``blocked``.
+
+    def wait_for_room(self, blocked: Blocked) -> None:
+        """Enter *blocked*. When its wait has ended its ``wake`` is called, perhaps in here."""
+        self.blocked[blocked] = None
+        self.waiting.append(blocked)
+        refusal = blocked.lane.refusal
+        if refusal is None:
+            self._admit()
+        else:
+            blocked.refuse(refusal)
+
+    def leave(self, blocked: Blocked) -> None:
+        """Called by the one who has waited, whatever came of it."""
+        try:
+            self.waiting.remove(blocked)  # compares identities only: one step
+        except ValueError:
+            pass
+        self.blocked.pop(blocked, None)
+        for left in list(self.leaving):
+            left.set()
+
+    def _admit(self) -> None:
+        """Give free places to those who wait, in their order. From any thread."""
+        room = self.room
+        assert room is not None
+        while self.waiting:
+            try:
+                room.pop()
+            except IndexError:
+                return
+            while True:
+                try:
+                    blocked = self.waiting.popleft()
+                except IndexError:
+                    room.append(None)  # and look again: somebody may have come while we held it
+                    break
+                try:
+                    item = blocked.take_item()
+                except IndexError:
+                    continue  # this one waits no longer
+                self._put_in_place(blocked.lane, [item])
+                blocked.wake()
+                break
+
+    def _free(self, places: int) -> None:
+        """Put *places* back. From any thread."""
+        if self._returns_places:
+            assert self.room is not None
+            self.room.extend(repeat(None, places))
+            if self.waiting:
+                self._admit()
+
+    def seat(self, sleepers: int) -> None:
+        """With limit 0: let as many senders in as receivers sleep. In the receiving thread.
+
+        A sender that took a place and has not put its item yet is not seen here. At worst an item
+        waits for the next receiver, as it also does if its receiver is cancelled at that moment.
+        """
+        if self.limit == 0:
+            assert self.room is not None
+            wanted = max(0, sleepers - len(self))
+            while len(self.room) > wanted:
+                try:
+                    self.room.pop()
+                except IndexError:
+                    break
+            if len(self.room) < wanted:
+                self.room.extend(repeat(None, wanted - len(self.room)))
+                self._admit()
+
+    def is_at_home(self) -> bool:
+        """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
+        home = self.home
+        return home is not None and home.ident == threading.get_ident() and home.is_alive()
+
+    # -- Receiving: in the receiving thread --------------------------------------------------------
+
+    def __len__(self) -> int:
+        return max(0, len(self.items) - len(self.husks))
+
+    def take(self) -> Any:
+        """Take the oldest item. Never waits.
+
+        :raises anyio.WouldBlock: if there is none
+        """
+        while True:
+            try:
+                entry = self._move(1).pop() if self._replaces else self.items.popleft()
+            except IndexError:
+                if self._meet_sender():
+                    continue
+                raise nothing_there() from None
+            if type(entry) is not Lane and not self._cut:
+                # ``_open``, ``_free`` and ``_decode``, written out: the path of most items.
+                self.received += 1
+                if self._returns_places:
+                    self.room.append(None)  # type: ignore[union-attr]  # there are places
+                    if self.waiting:
+                        self._admit()
+                return entry
+            opened = self._open(entry)
+            if opened is not None:
+                self._free(1)
+                received, item = self._decode(*opened)
+                if received:
+                    return item
+
+    def take_many(self, most: int | None) -> list[Any]:
+        """Take what is there now, at most *most*. Never waits; the list may be empty."""
+        if self._interrupt is not None:
+            interrupt, self._interrupt = self._interrupt, None
+            raise interrupt
+        while self._meet_sender() and (most is None or len(self.items) < most):
+            pass
+        while True:
+            many = len(self.items) if most is None else min(most, len(self.items))
+            if self._replaces:
+                entries = self._move(many)
+            else:
+                entries = list[Any]()
+                try:
+                    entries.extend(starmap(self.items.popleft, repeat((), many)))
+                except IndexError:
+                    pass  # a portal was aborted just now
+            # Read after the entries were taken: a turn among them was put after this was written.
+            if not self._tagged and not self._cut:
+                self._free(len(entries))
+                self.received += len(entries)
+                return entries
+            batch = self._open_all(entries)
+            if batch or not entries:
+                return batch
+            # Nothing but husks, and what could not be decoded: that is not the end of the queue.
+
+    def _open_all(self, entries: list[Any]) -> list[Any]:
+        batch: list[Any] = []
+        for entry in entries:
+            opened = self._open(entry)
+            if opened is not None:
+                self._free(1)
+                try:
+                    received, item = self._decode(*opened)
+                except BaseException as exc:
+                    # Ctrl-C in the user's decode(). The others have left the queue and must reach
+                    # the caller, so it is raised by the next call.
+                    self._interrupt = exc
+                else:
+                    if received:
+                        batch.append(item)
+        if self._interrupt is not None and not batch:
+            return self.take_many(None)  # raises it
+        return batch
+
+    def _move(self, many: int) -> list[Any]:
+        """Move up to *many* entries out, and their places back, each pair in one single step.
+
+        ``append`` returns None, and a place is a None: so ``extend`` moves the entry and returns
+        its place without a bytecode between them, at which a sender would find neither.
+        """
+        assert self.room is not None
+        batch: list[Any] = []
+        try:
+            self.room.extend(map(batch.append, starmap(self.items.popleft, repeat((), many))))
+        except IndexError:
+            pass
+        return batch
+
+    def _meet_sender(self) -> bool:
+        """With limit 0: let the one who has waited longest put its item. Is there one now?"""
+        if self.limit or not self.waiting:
+            return False
+        assert self.room is not None
+        self.room.append(None)
+        self._admit()
+        try:
+            self.room.pop()
+        except IndexError:
+            pass  # used
+        return len(self.items) > 0
+
+    def _open(self, entry: Any) -> tuple[Source, Any] | None:
+        """The source and the item of an entry, or None if it is a husk. From any thread."""
+        if type(entry) is not Lane:
+            if self._cut:
+                self._free(1)
+                self.undeliver(self.own, entry)
+                return None
+            return self.own, entry
+        assert entry.items is not None
+        try:
+            item = entry.items.popleft()
+        except IndexError:
+            self.husks.pop()
+            return None
+        if entry.refusal is portal_aborted:
+            # It was being sent when its portal was aborted, which has not seen it.
+            self._free(1)
+            self.undeliver(entry.source, item)
+            return None
+        return entry.source, item
+
+    def _decode(self, source: Source, item: Any) -> tuple[bool, Any]:
+        """Count the item as received and decode it; or count it as undelivered."""
+        if source.decode is not None:
+            raw = item
+            try:
+                item = source.decode(raw)
+            except BaseException as exc:
+                self.undeliver(source, raw)
+                if not isinstance(exc, Exception):
+                    raise
+                self.report(source.name, exc)
+                return False, None
+        source.received += 1
+        self.received += 1
+        return True, item
+
+    # -- Portals, sources and their end: from any thread -------------------------------------------
+
+    def open_lane(self, source: Source) -> Lane:
+        """Open a way to send. After the end it is born closed."""
+        self._tagged = True  # before its first turn can be found
+        lane = Lane(source, deque())
+        for old in list(self.queues):
+            if old.refusal is not None and not old.items:
+                self.queues.pop(old, None)
+        self.queues[lane] = None
+        source.lanes[lane] = True
+        self.lanes[lane] = True
+        if self.refusal is not None:
+            # Whoever refuses everybody writes the refusal and then copies ``lanes``.
+            self._refuse(lane, self.refusal)
+        return lane
+
+    def close_lane(self, lane: Lane, refusal: Refusal) -> None:
+        """Nothing more is sent through *lane*; those who wait in it are released. Idempotent.
+
+        A source whose last lane this was is no longer registered.
+        """
+        self._refuse(lane, refusal)
+        source = lane.source
+        source.lanes.pop(lane, None)
+        if source.name is not None and not source.lanes and not self.ended and source.retire():
+            self.sources.pop(source.name, None)
+
+    def _refuse(self, lane: Lane, refusal: Refusal) -> None:
+        if self.lanes.pop(lane, False):
+            lane.refusal = refusal
+            for blocked in list(self.blocked):
+                if blocked.lane is lane:
+                    blocked.refuse(refusal)
+            if not self.lanes:
+                self.notify()  # the receiver has to see the end of the stream
+
+    def refuse_all(self, refusal: Refusal) -> None:
+        """Nothing more is sent at all; everybody who waits is released. Idempotent."""
+        if not self.ended:
+            self.refusal = refusal
+        for lane in list(self.lanes):
+            self._refuse(lane, refusal)
+
+    def end(self, refusal: Refusal) -> None:
+        """As ``refuse_all``, and nobody is going to receive any more. Idempotent."""
+        if not self.ended:
+            self.refusal = refusal
+            self.ended = True
+        self.refuse_all(refusal)
+
+    def take_back(self, lane: Lane) -> None:
+        """What *lane* has queued goes back to its source, now. The lane was closed by the caller.
+
+        The turns stay where they are, as husks; the receiver passes over them. With "drop_oldest"
+        a husk keeps its place, which costs nothing there.
+        """
+        if lane.items is None:
+            # From here on whoever finds an item of the hub's own portal gives it back. What there
+            # is now: all of it, if nobody else has ever sent; else the receiving thread sorts it
+            # out; in other threads, and with "drop_oldest", where an entry taken out for a moment
+            # would look like room, it is found in its time.
+            self._cut = True
+            if not self._tagged:
+                self._hand_back_all()
+            elif self.is_at_home() and not self._replaces:
+                self._sort_out()
+            return
+        while True:
+            self.husks.append(None)  # before the receiver can find the turn without its item
+            try:
+                item = lane.items.popleft()
+            except IndexError:
+                self.husks.pop()
+                return
+            self._free(1)
+            self.undeliver(lane.source, item)
+
+    def _sort_out(self) -> None:
+        """Give back the items of the hub's own portal from among the others'. Receiving thread."""
+        turns: list[Lane] = []
+        own: list[Any] = []
+        try:
+            while True:
+                entry = self.items.popleft()
+                (turns if type(entry) is Lane else own).append(entry)
+        except IndexError:
+            pass
+        self.items.extendleft(reversed(turns))  # in front of what has come meanwhile
+        self._free(len(own))
+        for item in own:
+            self.undeliver(self.own, item)
+
+    def sweep(self) -> None:
+        """Hand back everything that is queued, and whatever may still come. The last step.
+
+        A sender that was on its way into ``put`` when we refused everybody may put its item even
+        now. Then it takes this function out of the bell, where any sender looks after putting, and
+        sweeps itself. If it looked into the bell before our first line, its item was put by then,
+        and we find it. It is the argument of the bell once more.
+        """
+        self._swept = True
+        self.bell[None] = self.sweep
+        self._hand_back_all()
+        for lane in list(self.queues):
+            self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
+
+    def _hand_back_all(self) -> None:
+        while True:
+            try:
+                entry = self._move(1).pop() if self._replaces else self.items.popleft()
+            except IndexError:
+                return
+            opened = self._open(entry)
+            if opened is not None:
+                self._free(1)
+                self.undeliver(*opened)
+
+    def undeliver(self, source: Source, item: object) -> None:
+        """*item* was accepted and nobody will receive it: count it, give it back."""
+        self.undelivered.add_one()
+        source.undelivered.add_one()
+        self._hand_back(source, item)
+
+    def _hand_back(self, source: Source, item: object) -> None:
+        if source.on_undelivered is not None:
+            try:
+                source.on_undelivered(item)
+            except BaseException as exc:
+                self.report(source.name, exc)  # perhaps in a library's thread: nothing escapes
+
+    def report(self, source: str | None, exc: BaseException) -> None:
+        """An error that concerns the hub's side, wherever it happened. From any thread."""
+        self.errors.add_one()
+        self.reports.append((source, exc))
+        if not self.ended:  # then the bell holds ``sweep``, which may be what reports
+            self.notify()
+
+    def forget(self) -> None:
+        """In a forked child: the threads, the loop and the libraries are the parent's."""
+        for source in self.sources.values():
+            source.retire()
+        self.bell.clear()
+        self.blocked.clear()
+        self.waiting.clear()
+        self.end(other_process)
+        self.home = None

@@ -1,0 +1,277 @@
+"""The receiving face without an event loop: for ``select()``, GUIs, games, a plain while loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+from typing import Generic
+
+from ._datagram import Address, Doorbell, Notifier, check_address
+from ._ending import end_sources
+from ._errors import hub_gone, no_more, other_process, receiver_closed
+from ._face import Face, OnError, T_Item, tell_reports
+from ._mailbox import Counter, Mailbox, Overflow
+from ._portal import acquire, check_timeout
+from ._receiver import check_max_items
+
+
+class Alarm:
+    """The function in the bell: wakes whoever waits, in whatever it waits. Does not hold the hub.
+
+    The datagrams go out before the lock is released. So if the lock is free, the wake is over, its
+    datagrams have arrived (loopback delivers them in ``send``), and the bell may be armed again:
+    there is never more than one wake under way.
+    """
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.doorbell: Doorbell | None = None  # for fileno()
+        self.neighbour: Notifier | None = None  # for wake_address
+        self.failures = Counter()
+        self._armed = False  # is it in the bell, or being called? For the polling thread only
+        self._news = threading.Lock()  # free: it was called, and nobody has looked since
+        self._news.acquire()
+
+    def __call__(self) -> None:
+        self._mailbox.wakes += 1  # nobody else has the bell now
+        rung = [self.ring(listener) for listener in (self.doorbell, self.neighbour)]
+        if not all(rung) and not self._mailbox.ended:
+            self._mailbox.arm(self)  # somebody was not woken: the next item tries again
+        try:
+            self._news.release()
+        except RuntimeError:
+            pass  # there was news already
+
+    def ring(self, listener: Doorbell | Notifier | None) -> bool:
+        if listener is None or listener.ring():
+            return True
+        self.failures.add_one()
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait for news and leave it there. False if there was none within *timeout* seconds."""
+        if not acquire(self._news, timeout):
+            return False
+        self._news.release()  # the bell is empty until ``reset``, so nobody else has done it
+        return True
+
+    def reset(self) -> None:
+        """Forget the news and arm the bell. The caller looks at the queue afterwards.
+
+        If a wake is being called just now, it stays news, for the next time.
+        """
+        if self._news.acquire(blocking=False):
+            if self.doorbell is not None:
+                self.doorbell.drain()
+            self._armed = False
+        if not self._armed:
+            self._armed = True
+            self._mailbox.arm(self)
+
+    def close(self) -> None:
+        for listener in (self.doorbell, self.neighbour):
+            if listener is not None:
+                listener.close()
+
+
+class PolledHub(Face[T_Item], Generic[T_Item]):
+    """A hub that is polled. ``with dss.open_polled_hub() as hub`` opens it and ends it.
+
+    It is open from the start, so a program without a suitable ``with`` block calls :meth:`close`.
+    The thread that polls is the hub's own. The end is that of :class:`Hub`, except that it blocks
+    this thread while the sources' ``cancel`` callbacks run.
+
+    :param max_buffer_size: how many items may wait to be polled; ``math.inf`` for any number;
+        0 for a rendezvous: an item is accepted in :meth:`poll` or during :meth:`wait`
+    :param overflow: as for :func:`open_hub`, and so are *name* and *on_error*
+    :param wake_address: see :attr:`wake_address`
+    :raises OSError: if *wake_address* was given and no socket can be made
+    """
+
+    def __init__(
+        self,
+        max_buffer_size: float = 1024,
+        *,
+        overflow: Overflow = "block",
+        name: str | None = None,
+        wake_address: Address | None = None,
+        on_error: OnError | None = None,
+    ) -> None:
+        if wake_address is not None:
+            wake_address = check_address(wake_address)
+        super().__init__(max_buffer_size, overflow, name, on_error)
+        self._waiters = 0
+        self._alarm = Alarm(self._mailbox)
+        self.wake_address = wake_address
+        self._alarm.reset()
+        self._enter_thread()
+
+    # -- receiving ---------------------------------------------------------------------------------
+
+    def poll(self, max_items: int | None = None) -> list[T_Item]:
+        """Return the items that are there, perhaps none, in their order. Never blocks.
+
+        In one thread at a time: it becomes the hub's own thread. Clears the wake: afterwards
+        :meth:`fileno` is readable again as soon as there is something to poll, at once if
+        *max_items* has left something.
+
+        :param max_items: how many at most; None for no limit
+        :raises ValueError: if *max_items* is less than 1
+        :raises anyio.EndOfStream: if all portals were closed and everything was received
+        :raises anyio.ClosedResourceError: if the hub was closed
+        """
+        check_max_items(max_items)
+        mailbox = self._mailbox
+        if mailbox.ended:
+            raise receiver_closed()
+        mailbox.home = threading.current_thread()
+        # Before the queue: whoever puts an item after we have looked there finds the bell armed, or
+        # a wake under way that is still to come.
+        self._alarm.reset()
+        tell_reports(mailbox, self._on_error)
+        finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
+        batch: list[T_Item] = mailbox.take_many(max_items)
+        if len(mailbox):
+            mailbox.notify()
+        elif finished and not batch:
+            mailbox.notify()  # the end stays readable
+            raise no_more()
+        return batch
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until there is something to poll; return whether there is.
+
+        For a loop that has nothing else to wait for. In the hub's own thread. True also if
+        :meth:`poll` is going to raise ``EndOfStream``.
+
+        :param timeout: for how many seconds at most; None for as long as it takes
+        :raises anyio.ClosedResourceError: if the hub was closed, or is closed meanwhile
+        """
+        timeout = check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        mailbox = self._mailbox
+        mailbox.home = threading.current_thread()
+        self._waiters = 1
+        try:
+            while True:
+                mailbox.seat(1)
+                if mailbox.ended:
+                    raise receiver_closed()
+                if len(mailbox) or not mailbox.lanes:
+                    return True
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if not self._alarm.wait(left):
+                    return len(mailbox) > 0
+                if not len(mailbox):  # it was an error to report, or was taken back
+                    self._alarm.reset()
+                    tell_reports(mailbox, self._on_error)
+        finally:
+            self._waiters = 0
+            mailbox.seat(0)
+
+    # -- being woken -------------------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """Return the descriptor of a socket that is readable while there is something to poll.
+
+        For ``select()``, ``selectors``, Tk's ``createfilehandler``, Qt's ``QSocketNotifier``. Do
+        not read from it: :meth:`poll` does. The socket is made at the first call, in the hub's own
+        thread, and closed with the hub.
+
+        :raises OSError: if no socket can be made
+        :raises anyio.ClosedResourceError: if the hub was closed
+        """
+        if self._mailbox.ended:
+            raise receiver_closed()
+        if self._alarm.doorbell is None:
+            self._alarm.doorbell = Doorbell()
+            self._catch_up(self._alarm.doorbell)
+        return self._alarm.doorbell.fileno()
+
+    @property
+    def wake_address(self) -> Address | None:
+        """The UDP socket of somebody else that gets a datagram when there is something to poll.
+
+        ``(host, port)`` on loopback, or None. (DarkSideSync's *setport*.) May be set at any time,
+        in the hub's own thread; if something waits to be polled, the new address is told at once.
+        At most one datagram is under way between two polls. One that cannot be sent is tried again
+        from a fresh socket, then counted in ``statistics().wake_failures``; its item stays
+        accepted, and the next one tries again.
+
+        :raises ValueError: if it is set to an address that is not on loopback, or a port that
+            cannot be
+        :raises TypeError: if it is set to anything but a tuple of a string and an integer, or None
+        :raises OSError: if no socket can be made
+        """
+        neighbour = self._alarm.neighbour
+        return None if neighbour is None else neighbour.address
+
+    @wake_address.setter
+    def wake_address(self, address: Address | None) -> None:
+        if self._mailbox.ended:
+            raise receiver_closed()
+        old = self._alarm.neighbour
+        self._alarm.neighbour = None if address is None else Notifier(check_address(address))
+        if old is not None:
+            old.close()
+        self._catch_up(self._alarm.neighbour)
+
+    def _catch_up(self, listener: Doorbell | Notifier | None) -> None:
+        """Ring for what was sent before *listener* was there to be rung. It is there by now."""
+        if len(self._mailbox) or not self._mailbox.lanes:
+            self._alarm.ring(listener)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the hub. A second call does nothing.
+
+        In any thread but one that a ``cancel`` callback waits for. Blocks until the callbacks have
+        run, each for at most 10 seconds.
+
+        :raises ExceptionGroup: what the callbacks have raised
+        """
+        errors = self._end()
+        if errors:
+            raise self._together(None, errors)
+
+    def _end(self) -> list[BaseException]:
+        mailbox = self._mailbox
+        forked = mailbox.refusal is other_process
+        mailbox.end(hub_gone)
+        mailbox.notify()  # whoever is in wait()
+        errors = [] if forked else end_sources(mailbox)
+        self._alarm.close()
+        self._left()
+        tell_reports(mailbox, self._on_error)
+        return errors
+
+    def __enter__(self) -> PolledHub[T_Item]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        errors = self._end()
+        if errors:
+            outcome = self._together(exc_val, errors)
+            if outcome is not exc_val:
+                raise outcome
+
+    # -- what Face asks for ------------------------------------------------------------------------
+
+    def _open_receivers(self) -> int:
+        return 0 if self._mailbox.ended else 1
+
+    def _waiting_receivers(self) -> int:
+        return self._waiters
+
+    def _wake_failures(self) -> int:
+        return self._alarm.failures.value
+
+
+open_polled_hub = PolledHub  # as ``open_hub``

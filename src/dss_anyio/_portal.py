@@ -1,0 +1,307 @@
+"""The sending face: what is given to other threads. The same for both hubs."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from anyio import Event
+from anyio.lowlevel import checkpoint
+
+from ._errors import no_room, portal_aborted, portal_closed, would_deadlock
+from ._mailbox import Blocked, Lane, Mailbox
+from ._wake import call_soon_here
+
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Portal(Generic[T_contra]):
+    """A way into a hub, for any thread.
+
+    Made by the hub (``hub.portal``, ``hub.register``) or by :meth:`clone`. All methods may be
+    called from any thread, whoever made it, with or without an event loop of its own. As with the
+    send streams of anyio, the receiver gets ``EndOfStream`` after the last portal has been closed;
+    a portal may be used as a context manager that closes it.
+    """
+
+    __slots__ = ("__weakref__", "_lane", "_mailbox")
+
+    def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
+        self._mailbox = mailbox
+        self._lane = lane
+
+    # -- one item ----------------------------------------------------------------------------------
+
+    def send(self, item: T_contra, *, timeout: float | None = None) -> None:
+        """Deliver *item* to the hub; wait for room if it is full and its policy is ``"block"``.
+
+        From any thread; in the hub's own it does not wait, see below. Waits at most *timeout*
+        seconds (None: as long as it takes). Once it has returned, *item* will be received, or
+        handed to ``on_undelivered`` if the hub ends first. If it raises, it was not accepted.
+
+        :raises TimeoutError: if there was no room in time
+        :raises RuntimeError: in the hub's own thread, if it would have to wait: for ever
+        :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
+        :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
+        """
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        lane = self._lane
+        if lane.refusal is not None:
+            raise lane.refusal()
+        if not self._mailbox.put(lane, item):
+            self._wait(item, "send", timeout)
+
+    def send_nowait(self, item: T_contra) -> None:
+        """Deliver *item* to the hub at once, or raise.
+
+        From any thread, a signal handler, a finalizer, at any bytecode. Never waits. Once it has
+        returned, *item* will be received, or handed to ``on_undelivered`` if the hub ends first or
+        its policy drops it.
+
+        :raises anyio.WouldBlock: if the hub is full and its policy is ``"block"``
+        :raises anyio.ClosedResourceError: if this portal is closed
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        lane = self._lane
+        if lane.refusal is not None:
+            raise lane.refusal()
+        if not self._mailbox.put(lane, item):
+            raise no_room(self._mailbox.limit)
+
+    def offer(self, item: T_contra) -> bool:
+        """Deliver *item* to the hub if that can be done at once; return whether it was accepted.
+
+        From any thread, a signal handler, a finalizer, a C callback, at any bytecode, also after
+        the hub and its event loop are gone. Never waits, never raises. True means what
+        :meth:`send_nowait` promises; with False the item is still the caller's.
+        """
+        lane = self._lane
+        if lane.refusal is not None:
+            return False
+        try:
+            return self._mailbox.put(lane, item)
+        except Exception:  # out of memory, or out of stack: in both cases before it was accepted
+            return False
+
+    # -- many items --------------------------------------------------------------------------------
+
+    def send_many(self, items: Iterable[T_contra], *, timeout: float | None = None) -> None:
+        """Deliver all *items*, in their order; wait for room as :meth:`send` does.
+
+        From any thread; in the hub's own it does not wait. Waits at most *timeout* seconds
+        altogether. As many as there is room for are accepted in one go and with one wake. If it
+        raises, the first so many of *items* were accepted, and the message says how many.
+
+        :raises TimeoutError: if there was no room in time
+        :raises RuntimeError: in the hub's own thread, if it would have to wait
+        :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
+        :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
+        """
+        timeout = check_timeout(timeout)
+        batch = list(items)  # runs the user's iterator, so it comes first
+        deadline = None if timeout is None else time.monotonic() + timeout
+        sent = 0
+        while True:
+            try:
+                if self._lane.refusal is not None:
+                    raise self._lane.refusal()
+                sent += self._mailbox.put_many(self._lane, batch, sent)
+                if sent == len(batch):
+                    return
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                self._wait(batch[sent], "send_many", left)
+            except Exception as exc:
+                exc.args = (f"{exc} ({sent} of {len(batch)} items were accepted)",)
+                raise
+            sent += 1
+
+    # -- waiting -----------------------------------------------------------------------------------
+
+    def _wait(self, item: T_contra, call: str, timeout: float | None) -> None:
+        """Block this thread until there is room for *item*."""
+        mailbox = self._mailbox
+        if mailbox.is_at_home():
+            raise would_deadlock(call)
+        # A lock that is taken twice: the second time as soon as somebody has released it. It is
+        # what waits with a timeout, is interrupted by Ctrl-C and costs least.
+        woken = threading.Lock()
+        woken.acquire()
+        blocked = Blocked(self._lane, item, call, woken.release)
+        try:
+            mailbox.wait_for_room(blocked)
+            if not acquire(woken, timeout):
+                if blocked.withdraw():
+                    raise TimeoutError(
+                        f"no room in the hub within {timeout} s; the item was not accepted"
+                    )
+                # Accepted or refused just now: whoever did it is about to wake us. Returning
+                # before might let our next item overtake this one.
+                acquire(woken, None)
+        except BaseException:
+            blocked.withdraw()
+            raise
+        finally:
+            mailbox.leave(blocked)
+        if blocked.refusal is not None:
+            raise blocked.refusal()
+
+    async def asend(self, item: T_contra) -> None:
+        """Deliver *item* to the hub; wait for room without blocking the event loop.
+
+        From any event loop of either backend: the hub's own or another one. Always a checkpoint.
+        Once it has returned, *item* will be received, or handed to ``on_undelivered`` if the hub
+        ends first. If it is cancelled while it waits, the item was not accepted, unless room came
+        up at that very moment.
+
+        :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
+        :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
+        """
+        await checkpoint()
+        lane = self._lane
+        if lane.refusal is not None:
+            raise lane.refusal()
+        if self._mailbox.put(lane, item):
+            return
+        call_soon = call_soon_here()
+        woken = Event()
+        blocked = Blocked(lane, item, "asend", lambda: call_soon(woken.set))
+        try:
+            self._mailbox.wait_for_room(blocked)
+            await woken.wait()
+        except BaseException:
+            blocked.withdraw()
+            raise
+        finally:
+            self._mailbox.leave(blocked)
+        if blocked.refusal is not None:
+            raise blocked.refusal()
+
+    # -- what is handed to a library ---------------------------------------------------------------
+
+    def send_callback(self, pack: Callable[..., T_contra] | None = None) -> Callable[..., None]:
+        """Return a function for a library to call, which sends what it is called with.
+
+        It may be called from any thread, at any bytecode, for ever. It never waits, never raises
+        and always returns None. *pack* makes the item of the arguments; without it one argument is
+        the item, several are a tuple. An exception in *pack* is reported on the hub's side (see
+        ``on_error`` of :func:`open_hub`). If there is no room, even if the policy is ``"block"``,
+        the item is dropped: counted, and handed to ``on_undelivered``. After the end of the portal
+        or the hub nothing is called, *pack* neither; only ``statistics().late`` counts it.
+
+        :raises TypeError: if *pack* is not callable
+        """
+        if pack is not None and not callable(pack):
+            raise TypeError(f"pack must be callable, not {pack!r}")
+        mailbox = self._mailbox
+        lane = self._lane
+
+        def callback(*args: Any, **kwargs: Any) -> None:
+            if lane.refusal is not None:
+                mailbox.late.add_one()
+                return
+            try:
+                item: Any
+                if pack is not None:
+                    item = pack(*args, **kwargs)
+                elif kwargs:
+                    raise TypeError("called with keywords; give send_callback() a pack function")
+                else:
+                    item = args[0] if len(args) == 1 else args
+                if not mailbox.put(lane, item):
+                    mailbox.drop(lane.source, item)
+            except BaseException as exc:
+                mailbox.report(lane.source.name, exc)
+
+        return callback
+
+    # -- the end of the portal ---------------------------------------------------------------------
+
+    def clone(self) -> Portal[T_contra]:
+        """Return another portal of the same source, to be closed separately. Never waits.
+
+        :raises anyio.ClosedResourceError: if this portal is closed
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        if self._lane.refusal is not None:
+            raise self._lane.refusal()
+        return Portal(self._mailbox, self._mailbox.open_lane(self._lane.source))
+
+    def close(self) -> None:
+        """Send nothing more through this portal. Never waits; a second call does nothing.
+
+        What was accepted is still received. Calls that wait in it raise ``ClosedResourceError``.
+        When the last portal of a registered source is closed, the source is no longer registered
+        and its ``cancel`` is not called; after the last portal of the hub has been closed and
+        everything was received, the receiver gets ``EndOfStream``.
+        """
+        self._mailbox.close_lane(self._lane, portal_closed)
+
+    def abort(self) -> None:
+        """Close this portal and take back what it has queued. A second call does nothing.
+
+        What was accepted and not yet received goes to ``on_undelivered``, in this thread, before
+        this method returns; so it takes as long as that. Calls that wait in it raise
+        ``ClosedResourceError``. With ``"drop_oldest"`` the places of what was taken back become
+        free when the receiver, or an item that replaces the oldest, comes to them.
+        (DarkSideSync's *unregister*.)
+        """
+        lane = self._lane
+        self._mailbox.close_lane(lane, portal_aborted)
+        if not self._mailbox.ended:
+            lane.refusal = portal_aborted  # also if it was closed before
+        self._mailbox.take_back(lane)
+
+    def __enter__(self) -> Portal[T_contra]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # As anyio's streams: a forgotten clone keeps the receiver from its EndOfStream.
+        if self._lane.refusal is None and self._lane is not self._mailbox.root:
+            warnings.warn(f"Unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        source = self._lane.source.name
+        of = "" if source is None else f" of {source!r}"
+        return f"<Portal{of}: {'open' if self._lane.refusal is None else 'closed'}>"
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Return *timeout* as a float, or raise if it is not a number of seconds from 0 on."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if not timeout >= 0:  # NaN is not, either
+        raise ValueError(f"timeout must not be negative, got {timeout!r}; None waits for ever")
+    try:
+        return float(timeout)
+    except OverflowError:
+        return math.inf
+
+
+def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Take *lock* within *timeout* seconds; None means however long it takes."""
+    longest = threading.TIMEOUT_MAX  # 292 years on Linux
+    if sys.platform != "win32":
+        return lock.acquire(timeout=longest if timeout is None else min(timeout, longest))
+    # On Windows, Ctrl-C does not interrupt a lock wait; it is seen when one has ended.
+    deadline = math.inf if timeout is None else time.monotonic() + timeout
+    while not lock.acquire(timeout=max(0.0, min(1.0, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            return False
+    return True

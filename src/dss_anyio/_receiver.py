@@ -1,0 +1,296 @@
+"""The receiving end in an event loop: streams that sleep until something was sent.
+
+All of this runs in the hub's thread, in its event loop, except for :meth:`Wake.__call__`, which is
+what a sender finds in the bell (see ``_mailbox``).
+
+Guarantees:
+
+* An item leaves the mailbox only in ``take`` or ``take_many``, and from there to the ``return`` of
+  the receiving method nothing is awaited. So a cancellation, anyio's or asyncio's own, finds the
+  item either in the mailbox or with the caller.
+* A receiver is woken for an item, it is not given one. If it was woken and is cancelled, the wake
+  goes to the next one that sleeps.
+* The bell is armed only while somebody sleeps, and only if no wake is on its way.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from types import TracebackType
+from typing import Any, Generic
+
+from anyio import EndOfStream, Event, WouldBlock
+from anyio.abc import ObjectReceiveStream
+from anyio.lowlevel import checkpoint
+
+from ._errors import hub_gone, no_more, receiver_closed
+from ._face import OnError, T_Item, tell_reports
+from ._mailbox import Mailbox
+from ._wake import CallSoon
+
+TURN = 128  # items an iteration takes before it lets the event loop run
+
+
+class Wake:
+    """The function in the bell. It must not keep the receivers alive.
+
+    If a closed event loop has left suspended tasks behind, they can be collected, and their
+    ``finally`` blocks run, only if no thread that holds a portal holds them, too.
+    """
+
+    def __init__(self, sleepers: Sleepers, call_soon: CallSoon) -> None:
+        self._mailbox = sleepers.mailbox
+        self._sleepers = weakref.ref(sleepers)
+        self._call_soon = call_soon
+
+    def __call__(self) -> None:
+        self._mailbox.wakes += 1  # nobody else has the bell now
+        try:
+            self._call_soon(self._arrive)
+        except RecursionError:
+            raise  # a RuntimeError as well, but it is the sender's
+        except RuntimeError:
+            self._mailbox.end(hub_gone)  # the loop is gone, and the hub with it
+
+    def _arrive(self) -> None:
+        sleepers = self._sleepers()
+        if sleepers is not None:
+            sleepers.wake_arrived()
+
+
+class Sleepers:
+    """The receivers of a hub that wait, in the order in which they are woken."""
+
+    def __init__(self, mailbox: Mailbox, on_error: OnError | None) -> None:
+        self.mailbox = mailbox
+        self._on_error = on_error
+        self.wake: Wake | None = None  # set when the hub has an event loop
+        self.open_receivers = 0
+        self._asleep: dict[Event, Receiver[Any]] = {}
+        self._roused = 0  # those who were woken and have not run since
+        self._armed = False  # is the wake in the bell, or on its way?
+
+    def __len__(self) -> int:
+        return len(self._asleep)
+
+    async def sleep(self, receiver: Receiver[Any]) -> None:
+        """Wait until there may be something for *receiver*. May end for nothing."""
+        if self.wake is None:
+            raise RuntimeError("the hub is not open; use 'async with dss.open_hub() as hub:'")
+        woken = Event()
+        self._asleep[woken] = receiver
+        self._rouse()
+        try:
+            await woken.wait()
+        except BaseException:
+            if self._asleep.pop(woken, None) is None:
+                self._roused -= 1
+            self._rouse()  # pass the wake on; if nobody sleeps now, disarm
+            raise
+        self._roused -= 1
+
+    def report_errors(self) -> None:
+        tell_reports(self.mailbox, self._on_error)
+
+    def wake_arrived(self) -> None:
+        """A sender has called the wake. Must not raise: it would end a whole trio run."""
+        self._armed = False
+        self.report_errors()
+        self._rouse()
+
+    def rouse_all(self, receiver: Receiver[Any] | None = None) -> None:
+        """Wake everybody, or those who wait in *receiver*, because it was closed."""
+        for woken, sleeper in list(self._asleep.items()):
+            if receiver is None or sleeper is receiver:
+                self._wake_up(woken)
+        self._rouse()
+
+    def _wake_up(self, woken: Event) -> None:
+        del self._asleep[woken]
+        self._roused += 1
+        woken.set()
+
+    def _rouse(self) -> None:
+        """Wake as many as there are items for; arm the bell if others go on sleeping.
+
+        First arm, then look, again and again until nothing has come meanwhile: this is the
+        receiver's half of the argument in ``_mailbox``.
+        """
+        mailbox = self.mailbox
+        while True:
+            mailbox.seat(len(self._asleep))
+            # "No senders" is read before the queue: what was sent before the end is seen.
+            finished = not mailbox.lanes
+            items = len(mailbox) - self._roused
+            while self._asleep and (items > 0 or finished):
+                self._wake_up(next(iter(self._asleep)))
+                items -= 1
+            if not self._asleep:
+                mailbox.seat(0)
+                if self._armed and mailbox.disarm():
+                    self._armed = False
+                return
+            if self._armed or self.wake is None:
+                return
+            self._armed = True
+            mailbox.arm(self.wake)
+            if len(mailbox) <= self._roused and mailbox.lanes and not mailbox.reports:
+                return
+            if mailbox.disarm():
+                self._armed = False
+                self.report_errors()
+            else:
+                return  # a sender has just taken it: its wake is on its way
+
+
+class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
+    """A receiving end of a hub: an ``anyio.abc.ObjectReceiveStream``.
+
+    Use it in the hub's event loop only. Several receivers may wait at once; each item goes to one
+    of them. Whatever way a waiting receiver is cancelled in, no item is lost.
+    """
+
+    def __init__(self, sleepers: Sleepers) -> None:
+        self._sleepers = sleepers
+        self._mailbox = sleepers.mailbox
+        self._closed = False
+        self._streak = 0
+        sleepers.open_receivers += 1
+
+    async def receive(self) -> T_Item:
+        """Wait for an item and return it. Always a checkpoint.
+
+        :raises anyio.EndOfStream: if all portals were closed and everything was received
+        :raises anyio.ClosedResourceError: if this end was closed, or is closed meanwhile
+        """
+        await checkpoint()
+        while True:
+            try:
+                return self.receive_nowait()
+            except WouldBlock:
+                await self._sleepers.sleep(self)
+
+    def receive_nowait(self) -> T_Item:
+        """Return an item if there is one. Never waits.
+
+        :raises anyio.WouldBlock: if there is none
+        :raises anyio.EndOfStream: if all portals were closed and everything was received
+        :raises anyio.ClosedResourceError: if this end was closed
+        """
+        mailbox = self._mailbox
+        if self._closed or mailbox.ended:
+            raise receiver_closed()
+        # Read before the queue is: if the senders were closed by now, what they sent is in it.
+        finished = not mailbox.lanes
+        try:
+            item: T_Item = mailbox.take()
+        except WouldBlock:
+            self._sleepers.report_errors()
+            if finished:
+                raise no_more() from None
+            raise
+        return item
+
+    async def receive_many(self, max_items: int | None = None) -> list[T_Item]:
+        """Wait for an item, and return it with all others that are there. Always a checkpoint.
+
+        :param max_items: how many at most; None for no limit
+        :return: the items in their order, at least one
+        :raises ValueError: if *max_items* is less than 1
+        :raises anyio.EndOfStream: if all portals were closed and everything was received
+        :raises anyio.ClosedResourceError: if this end was closed, or is closed meanwhile
+        """
+        check_max_items(max_items)
+        await checkpoint()
+        mailbox = self._mailbox
+        while True:
+            if self._closed or mailbox.ended:
+                raise receiver_closed()
+            finished = not mailbox.lanes
+            batch: list[T_Item] = mailbox.take_many(max_items)
+            if batch:
+                return batch
+            self._sleepers.report_errors()
+            if finished:
+                raise no_more()
+            await self._sleepers.sleep(self)
+
+    def __aiter__(self) -> Receiver[T_Item]:
+        return self
+
+    async def __anext__(self) -> T_Item:
+        """As :meth:`receive`, but a checkpoint only every 128 items while there are some."""
+        if self._streak >= TURN:
+            self._streak = 0
+            await checkpoint()
+            self._sleepers.report_errors()
+        while True:
+            try:
+                item = self.receive_nowait()
+            except WouldBlock:
+                self._streak = 0
+                await self._sleepers.sleep(self)
+            except EndOfStream:
+                raise StopAsyncIteration from None
+            else:
+                self._streak += 1
+                return item
+
+    # -- the end of the receiver -------------------------------------------------------------------
+
+    def clone(self) -> Receiver[T_Item]:
+        """Return another receiving end of the same hub, to be closed separately.
+
+        :raises anyio.ClosedResourceError: if this end was closed
+        """
+        if self._closed:
+            raise receiver_closed()
+        return Receiver(self._sleepers)
+
+    def close(self) -> None:
+        """Receive nothing more here. Never waits; a second call does nothing.
+
+        Tasks that wait in this end raise ``ClosedResourceError``. After the last end of a hub was
+        closed nobody can receive: senders, waiting ones too, get ``BrokenResourceError``.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        sleepers = self._sleepers
+        sleepers.open_receivers -= 1
+        sleepers.rouse_all(self)
+        if not sleepers.open_receivers:
+            self._mailbox.end(hub_gone)
+
+    async def aclose(self) -> None:
+        """The same as :meth:`close`, and a checkpoint."""
+        self.close()
+        await checkpoint()
+
+    def __enter__(self) -> Receiver[T_Item]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not self._closed and not self._mailbox.ended:
+            warnings.warn(f"Unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {'closed' if self._closed else 'open'}>"
+
+
+def check_max_items(max_items: int | None) -> None:
+    if max_items is None:
+        return
+    if not isinstance(max_items, int) or isinstance(max_items, bool):
+        raise TypeError(f"max_items must be an integer or None, not {max_items!r}")
+    if max_items < 1:
+        raise ValueError(f"max_items must be at least 1, got {max_items}; None sets no limit")

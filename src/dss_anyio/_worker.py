@@ -1,0 +1,86 @@
+"""Run what may block in a thread of its own, without the loop waiting for it longer than it wants.
+
+Why not ``anyio.to_thread``: its worker threads are no daemons on asyncio, so that one library whose
+``stop`` never returns would keep the whole process from ending; its limiter may be used up by the
+very threads that wait for the hub; and its shield holds back anyio's cancellation, but not a
+``task.cancel()``, ``asyncio.timeout`` or ``asyncio.wait_for``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
+
+from anyio import Event, get_cancelled_exc_class, move_on_after
+
+from ._wake import call_soon_here
+
+R = TypeVar("R")
+
+
+def start_daemon(func: Callable[[], object], name: str) -> threading.Thread:
+    """Call *func* in a new daemon thread; in this one if Python is exiting and makes none."""
+    thread = threading.Thread(target=func, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        func()
+    return thread
+
+
+class Worker(Generic[R]):
+    """*func* in a daemon thread, started at once, and its result in the event loop."""
+
+    def __init__(self, func: Callable[[], R], name: str) -> None:
+        self._func = func
+        self._done = Event()
+        self._call_soon = call_soon_here()
+        self._result: R | None = None
+        self._error: BaseException | None = None
+        start_daemon(self._run, name)
+
+    def _run(self) -> None:
+        try:
+            self._result = self._func()
+        except BaseException as exc:
+            self._error = exc
+        try:
+            self._call_soon(self._done.set)
+        except RuntimeError:
+            pass  # the event loop was closed; nobody waits there
+
+    @property
+    def done(self) -> bool:
+        """Has *func* returned or raised?"""
+        return self._done.is_set()
+
+    async def result(self) -> R:
+        """Wait for the result, or raise what *func* raised. Can be cancelled; *func* goes on."""
+        await self._done.wait()
+        return self.outcome()
+
+    async def outlast(self, at_most: float | None = None) -> BaseException | None:
+        """Wait until *func* has returned, or *at_most* seconds; cancellation has to wait as well.
+
+        Returns the native asyncio cancellation, which no shield holds back, that came meanwhile:
+        whoever awaits this has to raise it in the end.
+        """
+        cancelled: BaseException | None = None
+        with move_on_after(at_most, shield=True) as limit:
+            while not self._done.is_set():
+                try:
+                    await self._done.wait()
+                except get_cancelled_exc_class() as exc:
+                    if limit.cancel_called:
+                        raise
+                    cancelled = exc
+        return cancelled
+
+    def outcome(self) -> R:
+        """What *func* has returned or raised; TimeoutError if it has not yet."""
+        if self._error is not None:
+            raise self._error
+        if not self._done.is_set():
+            raise TimeoutError
+        return cast("R", self._result)

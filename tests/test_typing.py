@@ -1,0 +1,76 @@
+"""What type checkers see: asserted with ``assert_type``, checked by mypy and pyright."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+from __future__ import annotations
+from typing import Any
+from typing_extensions import assert_type
+import anyio.abc
+import dss_anyio as dss
+
+def text(raw: bytes) -> str:
+    return raw.decode()
+
+def start(portal: dss.Portal[bytes]) -> int:
+    portal.send(b"")
+    return 1
+
+def stop(value: int) -> None: ...
+
+async def main() -> None:
+    async with dss.open_hub() as anything:
+        assert_type(anything, dss.Hub[Any])
+    async with dss.open_hub[str](10, overflow="drop_oldest") as hub:
+        assert_type(hub, dss.Hub[str])
+        stream: anyio.abc.ObjectReceiveStream[str] = hub
+        assert_type(await stream.receive(), str)
+        assert_type(hub.portal, dss.Portal[str])
+        assert_type(await hub.receive(), str)
+        assert_type(hub.receive_nowait(), str)
+        assert_type(await hub.receive_many(), list[str])
+        async for item in hub:
+            assert_type(item, str)
+        assert_type(hub.clone(), dss.Receiver[str])
+        assert_type(hub.register("a"), dss.Portal[str])
+        assert_type(hub.register("b", decode=text), dss.Portal[bytes])
+        assert_type(hub.portal.offer("x"), bool)
+        hub.portal.send(1)  # error: not a str
+        hub.register("c", decode=text).send("x")  # error: not bytes
+        async with hub.open_source("d", start, stop, decode=text) as source:
+            assert_type(source.value, int)
+            assert_type(source.portal, dss.Portal[bytes])
+    with dss.open_polled_hub[int]() as polled:
+        assert_type(polled.poll(), list[int])
+        assert_type(polled.wait(1), bool)
+    dss.open_hub(overflow="drop_both")  # error: unknown policy
+"""
+
+
+@pytest.mark.parametrize("checker", ["mypy", "pyright"])
+def test_a_checker_sees_the_items_type_from_open_hub_to_the_item(
+    checker: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(checker, reason="the type checkers are in the dependency group 'dev'")
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    options = {
+        "mypy": ["--strict", "--no-error-summary", "--cache-dir", str(tmp_path)],
+        "pyright": ["--pythonpath", sys.executable],
+    }[checker]
+    command = [sys.executable, "-m", checker, *options, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=55, check=False)
+    complaints = {
+        int(line.split("program.py:")[1].split(":")[0])
+        for line in done.stdout.splitlines()
+        if "error" in line and "program.py:" in line
+    }
+    expected = {number for number, line in enumerate(PROGRAM.splitlines(), 1) if "# error" in line}
+    assert complaints == expected, done.stdout + done.stderr
