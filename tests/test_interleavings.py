@@ -230,15 +230,9 @@ def test_a_send_that_waits_ends_whatever_happens_at_any_bytecode_of_it(
             world.accepted.append("first")
             world.raised = None  # type: ignore[attr-defined]
 
-    at = 0
-    while True:
+    intrude = {**ACTS, **INTRUSIONS}[intrusion]
+    for at in range(count_bytecodes_until_waiting()):  # beyond, it would come too late
         world = World(1, "block", 1)
-        intrude = {**ACTS, **INTRUSIONS}[intrusion]
-        if at == 0:
-            # How many bytecodes until it waits? Beyond, the intrusion would come too late.
-            total = count_bytecodes_until_waiting()
-        if at >= total:
-            return
         assert run_interrupted(lambda: act(world), lambda: intrude(world), at)
         if outcome is None:
             assert world.raised is None  # type: ignore[attr-defined]
@@ -246,7 +240,6 @@ def test_a_send_that_waits_ends_whatever_happens_at_any_bytecode_of_it(
             assert world.raised in (outcome, None)  # type: ignore[attr-defined]
         assert not world.hub.blocked()
         world.finish()
-        at += 1
 
 
 def count_bytecodes_until_waiting() -> int:
@@ -303,6 +296,8 @@ def test_a_signal_handler_that_raises_at_any_bytecode_costs_what_is_in_hand_at_m
         assert len(ends) == len(set(ends)), "something came twice"
         # A poll has a batch in hand, a send that replaces the oldest item has two.
         in_hand = 1 if act == "abort" or (act, policy) == ("offer", "block") else 2
+        with pytest.raises((anyio.ClosedResourceError, anyio.BrokenResourceError)):
+            world.source.send("after the end", timeout=20)
         accepted = set(world.accepted) - {"first"}
         assert len(accepted - set(ends)) <= in_hand
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import threading
+from collections import deque
 from typing import TypeAlias, cast
 
 Address: TypeAlias = tuple[str, int]
@@ -49,9 +50,11 @@ class Notifier:
     def __init__(self, address: Address, listener: socket.socket | None = None) -> None:
         self.address = address
         self._listener = listener
-        # Not there to wait on: whoever sends tries it, and goes on without sending if it is taken,
-        # because then the receiving thread is closing this notifier. It keeps ``close`` from
-        # closing the socket, whose number another thread's next socket may get, while it is used.
+        # Whoever rings says so in ``_wanted`` and then tries to take the socket. Who finds it taken
+        # goes on, because the one who has it looks into ``_wanted`` again after giving it back.
+        # Only ``close`` waits for it: the number of a closed socket may be that of another one
+        # the next moment, so it must not be closed while somebody sends.
+        self._wanted: deque[None] = deque()
         self._in_use = threading.Lock()
         self._closed = False
         self._socket: socket.socket | None = self._connect()
@@ -72,19 +75,25 @@ class Notifier:
 
     def ring(self) -> bool:
         """Send one datagram, at the second attempt from a fresh socket. False if both failed."""
-        if not self._in_use.acquire(blocking=False):
-            return True
-        try:
-            if self._closed or (self._socket is not None and self._send(self._socket)):
-                return True
-            self._discard()
+        done = True
+        self._wanted.append(None)
+        while self._wanted and self._in_use.acquire(blocking=False):
             try:
-                self._socket = self._connect()
-            except OSError:
-                return False
-            return self._send(self._socket)
-        finally:
-            self._in_use.release()
+                self._wanted.clear()
+                done = self._closed or self._try_twice()
+            finally:
+                self._in_use.release()
+        return done
+
+    def _try_twice(self) -> bool:
+        if self._socket is not None and self._send(self._socket):
+            return True
+        self._discard()
+        try:
+            self._socket = self._connect()
+        except OSError:
+            return False
+        return self._send(self._socket)
 
     def _discard(self) -> None:
         if self._socket is not None:

@@ -141,10 +141,11 @@ class Face(Generic[T_Item]):
     def __del__(self) -> None:
         if not hasattr(self, "_portal"):
             return  # refused by __init__
-        if self._unwatch is not None:
-            warnings.warn(f"Unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
+        forgotten = f"Unclosed {self!r}" if self._unwatch is not None else None
         # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
         abandon(self._mailbox)
+        if forgotten is not None:
+            warnings.warn(forgotten, ResourceWarning, stacklevel=1, source=self)
 
     # -- sources -----------------------------------------------------------------------------------
 

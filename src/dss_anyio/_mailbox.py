@@ -636,8 +636,9 @@ class Mailbox:
             self.sources.pop(source.name, None)
 
     def _refuse(self, lane: Lane, refusal: Refusal) -> None:
+        if lane.refusal is None:
+            lane.refusal = refusal  # before it leaves ``lanes``, where the end of the hub looks
         if self.lanes.pop(lane, False):
-            lane.refusal = refusal
             for blocked in list(self.blocked):
                 if blocked.lane is lane:
                     blocked.refuse(refusal)

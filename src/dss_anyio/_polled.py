@@ -19,9 +19,10 @@ from ._receiver import check_max_items
 class Alarm:
     """The function in the bell: wakes whoever waits, in whatever it waits. Does not hold the hub.
 
-    The datagrams go out before the lock is released. So if the lock is free, the wake is over, its
-    datagrams have arrived (loopback delivers them in ``send``), and the bell may be armed again:
-    there is never more than one wake under way.
+    A poll arms the bell whatever state it finds, also if a sender is just calling this: whoever is
+    told by a datagram may poll before its sender has come back from sending it, and nobody else
+    would arm the bell again. So between two polls there is one datagram; a second one only if a
+    poll that nobody was told to make meets a sender in here. It means no more than the first.
     """
 
     def __init__(self, mailbox: Mailbox) -> None:
@@ -29,7 +30,6 @@ class Alarm:
         self.doorbell: Doorbell | None = None  # for fileno()
         self.neighbour: Notifier | None = None  # for wake_address
         self.failures = Counter()
-        self._armed = False  # is it in the bell, or being called? For the polling thread only
         self._news = threading.Lock()  # free: it was called, and nobody has looked since
         self._news.acquire()
 
@@ -38,10 +38,7 @@ class Alarm:
         rung = [self.ring(listener) for listener in (self.doorbell, self.neighbour)]
         if not all(rung) and not self._mailbox.ended:
             self._mailbox.arm(self)  # somebody was not woken: the next item tries again
-        try:
-            self._news.release()
-        except RuntimeError:
-            pass  # there was news already
+        self._leave_news()
 
     def ring(self, listener: Doorbell | Notifier | None) -> bool:
         if listener is None or listener.ring():
@@ -53,21 +50,21 @@ class Alarm:
         """Wait for news and leave it there. False if there was none within *timeout* seconds."""
         if not acquire(self._news, timeout):
             return False
-        self._news.release()  # the bell is empty until ``reset``, so nobody else has done it
+        self._leave_news()
         return True
 
-    def reset(self) -> None:
-        """Forget the news and arm the bell. The caller looks at the queue afterwards.
+    def _leave_news(self) -> None:
+        try:
+            self._news.release()
+        except RuntimeError:
+            pass  # there was news already
 
-        If a wake is being called just now, it stays news, for the next time.
-        """
-        if self._news.acquire(blocking=False):
-            if self.doorbell is not None:
-                self.doorbell.drain()
-            self._armed = False
-        if not self._armed:
-            self._armed = True
-            self._mailbox.arm(self)
+    def reset(self) -> None:
+        """Forget the news and arm the bell. The caller looks at the queue afterwards."""
+        self._news.acquire(blocking=False)
+        if self.doorbell is not None:
+            self.doorbell.drain()
+        self._mailbox.arm(self)
 
     def close(self) -> None:
         for listener in (self.doorbell, self.neighbour):
@@ -126,16 +123,14 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         if mailbox.ended:
             raise receiver_closed()
         mailbox.home = threading.current_thread()
-        # Before the queue: whoever puts an item after we have looked there finds the bell armed, or
-        # a wake under way that is still to come.
+        # Before the queue: whoever puts an item after we have looked there finds the bell armed.
         self._alarm.reset()
         tell_reports(mailbox, self._on_error)
         finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
         batch: list[T_Item] = mailbox.take_many(max_items)
-        if len(mailbox):
-            mailbox.notify()
-        elif finished and not batch:
-            mailbox.notify()  # the end stays readable
+        if len(mailbox) or finished:
+            mailbox.notify()  # what is left, and the end, stay readable
+        if finished and not batch:
             raise no_more()
         return batch
 
