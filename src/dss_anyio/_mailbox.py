@@ -663,7 +663,7 @@ class Mailbox:
         """What *lane* has queued goes back to its source, now. The lane was closed by the caller.
 
         The turns stay where they are, as husks; the receiver passes over them. With "drop_oldest"
-        a husk keeps its place, which costs nothing there.
+        a husk keeps its place until then, or until it is the oldest (see ``_returns_places``).
         """
         if lane.items is None:
             # From here on whoever finds an item of the hub's own portal gives it back. What there

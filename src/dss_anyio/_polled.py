@@ -131,7 +131,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         if len(mailbox) or finished:
             mailbox.notify()  # what is left, and the end, stay readable
         if finished and not batch:
-            raise no_more()
+            raise receiver_closed() if mailbox.ended else no_more()
         return batch
 
     def wait(self, timeout: float | None = None) -> bool:

@@ -8,6 +8,7 @@ very threads that wait for the hub; and its shield holds back anyio's cancellati
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
@@ -20,8 +21,14 @@ R = TypeVar("R")
 
 
 def start_daemon(func: Callable[[], object], name: str) -> threading.Thread:
-    """Call *func* in a new daemon thread; in this one if Python is exiting and makes none."""
+    """Call *func* in a new daemon thread; in this one if Python is exiting and makes none.
+
+    Until 3.11 ``start`` does not say so, but waits for ever for a thread that will never run.
+    """
     thread = threading.Thread(target=func, name=name, daemon=True)
+    if sys.is_finalizing():
+        func()
+        return thread
     try:
         thread.start()
     except RuntimeError:

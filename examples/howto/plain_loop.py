@@ -1,0 +1,21 @@
+"""A hub in a program that has nothing else to wait for."""
+
+import threading
+
+import anyio
+
+import dss_anyio as dss
+
+
+def work(portal: dss.Portal[int]) -> None:
+    with portal:
+        portal.send_many(range(5))
+
+
+with dss.open_polled_hub[int]() as hub:
+    threading.Thread(target=work, args=[hub.portal]).start()
+    try:
+        while hub.wait(timeout=10):
+            print(hub.poll(max_items=2))
+    except anyio.EndOfStream:
+        print("that was all")

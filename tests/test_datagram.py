@@ -1,0 +1,378 @@
+"""The datagram that wakes a ``select()`` loop: real sockets, and strangers that send to them."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from types import FrameType
+from typing import Any
+
+import pytest
+from test_interleavings import run_interrupted
+
+from dss_anyio._datagram import Doorbell, Notifier, check_address
+
+needs_ipv6 = pytest.mark.skipif(
+    not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6"
+)
+
+
+@contextmanager
+def udp_socket(host: str = "127.0.0.1", port: int = 0) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setblocking(False)
+        sock.bind((host, port))
+        yield sock
+
+
+def address_of(sock: socket.socket) -> tuple[str, int]:
+    host, port, *_ = sock.getsockname()
+    return host, port
+
+
+def drained(sock: socket.socket) -> int:
+    """How many datagrams were there."""
+    for received in count():
+        try:
+            sock.recv(64)
+        except BlockingIOError:
+            return received
+    raise AssertionError
+
+
+def readable(file: Any, timeout: float = 0) -> bool:
+    return bool(select.select([file], [], [], timeout)[0])
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """Within the block, the operating system refuses to open anything."""
+    resource = pytest.importorskip("resource", reason="needs a limit for open files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+# -- the address -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "checked"),
+    [
+        (("127.0.0.1", 1), ("127.0.0.1", 1)),
+        (("127.0.0.1", 65535), ("127.0.0.1", 65535)),
+        (("127.8.9.10", 4321), ("127.8.9.10", 4321)),
+        (("::1", 4321), ("::1", 4321)),
+        (("localhost", 4321), ("127.0.0.1", 4321)),
+    ],
+)
+def test_an_address_on_loopback_is_accepted(address: object, checked: tuple[str, int]) -> None:
+    assert check_address(address) == checked
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "0.0.0.0",
+        "10.0.0.1",
+        "192.168.1.1",
+        "8.8.8.8",
+        "255.255.255.255",
+        "224.0.0.1",
+        "::",
+        "fe80::1",
+        "2001:db8::1",
+        "127.0.0.1.example.com",
+        "127.0.0.256",
+        "localhost.localdomain",
+        "example.com",
+        "127.0.0.1\n",
+    ],
+)
+def test_an_address_that_is_not_on_loopback_is_refused(host: str) -> None:
+    """Names are not looked up either: that would block, and what they mean may change."""
+    with pytest.raises(ValueError, match="must be on loopback"):
+        check_address((host, 4321))
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
+def test_a_port_that_cannot_be_is_refused(port: int) -> None:
+    with pytest.raises(ValueError, match="a port must be from 1 to 65535"):
+        check_address(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        None,
+        "127.0.0.1:4321",
+        4321,
+        (),
+        ("127.0.0.1",),
+        ("127.0.0.1", 4321, 0, 0),
+        ["127.0.0.1", 4321],
+        (b"127.0.0.1", 4321),
+        (4321, "127.0.0.1"),
+        ("127.0.0.1", "4321"),
+        ("127.0.0.1", 4321.0),
+        ("127.0.0.1", True),
+        (None, 4321),
+        ("127.0.0.1", None),
+    ],
+)
+def test_what_is_no_address_is_refused_by_its_type(address: object) -> None:
+    with pytest.raises(TypeError, match="a wake address must be a tuple"):
+        check_address(address)
+
+
+# -- the notifier ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+def test_each_ring_is_one_datagram(host: str) -> None:
+    with udp_socket(host) as listener:
+        notifier = Notifier(address_of(listener))
+        for _ in range(3):
+            assert notifier.ring()
+            assert drained(listener) == 1
+        notifier.close()
+
+
+def test_a_ring_that_nobody_hears_does_not_spoil_the_next() -> None:
+    """The kernel answers "refused" and tells the next ``send``, which takes a second attempt."""
+    with udp_socket() as listener:
+        address = address_of(listener)
+        notifier = Notifier(address)
+    for _ in range(3):
+        assert notifier.ring()
+    with udp_socket(*address) as listener:
+        assert notifier.ring()
+        assert drained(listener) == 1
+    notifier.close()
+
+
+def test_a_ring_whose_socket_is_broken_is_sent_from_a_fresh_one() -> None:
+    with udp_socket() as listener:
+        notifier = Notifier(address_of(listener))
+        broken = notifier._socket
+        assert broken is not None
+        broken.shutdown(socket.SHUT_RDWR)
+        assert notifier.ring()
+        assert drained(listener) == 1
+        assert notifier._socket is not broken
+        assert broken.fileno() == -1, "the broken one was left open"
+        assert notifier.ring()
+        assert drained(listener) == 1
+        notifier.close()
+
+
+@pytest.mark.parametrize("lower", [False, True], ids=["same number", "another number"])
+def test_a_ring_whose_descriptor_was_closed_by_somebody_else_is_sent_from_a_fresh_one(
+    lower: bool,
+) -> None:
+    """The fresh socket may get the number of the old one, and must not be closed in its place."""
+    with udp_socket() as listener:
+        below = os.dup(0)
+        notifier = Notifier(address_of(listener))
+        assert notifier._socket is not None
+        os.close(notifier._socket.fileno())
+        if lower:
+            os.close(below)
+        rung = notifier.ring()
+        heard = drained(listener)
+        again = notifier.ring()
+        heard_again = drained(listener)
+        if not lower:
+            os.close(below)
+        notifier.close()
+        assert (rung, heard, again, heard_again) == (True, 1, True, 1)
+
+
+def test_a_ring_fails_if_the_fresh_socket_fails_too_and_the_next_one_tries_again() -> None:
+    with udp_socket() as listener:
+        notifier = Notifier(address_of(listener))
+        assert notifier._socket is not None
+        notifier._socket.shutdown(socket.SHUT_RDWR)
+        with no_more_descriptors():
+            assert not notifier.ring()
+            assert not notifier.ring()
+        assert drained(listener) == 0
+        assert notifier.ring()
+        assert drained(listener) == 1
+        notifier.close()
+
+
+def test_a_ring_after_the_close_sends_nothing() -> None:
+    with udp_socket() as listener:
+        notifier = Notifier(address_of(listener))
+        notifier.close()
+        notifier.close()
+        assert notifier.ring(), "that nobody listens any more is no failure"
+        assert drained(listener) == 0
+
+
+def test_a_notifier_that_could_not_be_made_leaves_no_socket_behind() -> None:
+    with udp_socket() as listener:
+        before = len(os.listdir("/dev/fd"))
+        with pytest.raises(OSError, match=r"\[Errno"):
+            Notifier(
+                ("240.0.0.1", 9), listener
+            )  # it is bound to that address, and no machine has it
+        gc.collect()  # a socket left open would complain here
+        assert len(os.listdir("/dev/fd")) == before
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_notifier_may_be_closed_at_any_bytecode_of_another_threads_ring(broken: bool) -> None:
+    """Guards ``with self._in_use`` in ``close``: no socket is closed in use, or made after it.
+
+    At each bytecode the closing thread gets 5 ms: to close, or to find that it has to wait.
+    """
+    with udp_socket() as listener:
+        for at in count():
+            notifier = Notifier(address_of(listener))
+            if broken:
+                assert notifier._socket is not None
+                notifier._socket.shutdown(socket.SHUT_RDWR)
+            closer = threading.Thread(target=notifier.close, daemon=True)
+
+            def close(closer: threading.Thread = closer) -> None:
+                closer.start()
+                closer.join(0.005)
+
+            rung: list[bool] = []
+            interrupted = run_interrupted(lambda: rung.append(notifier.ring()), close, at)
+            if not interrupted:
+                closer.start()
+            closer.join(10)
+            assert rung == [True]
+            assert notifier._socket is None
+            assert drained(listener) <= 1
+            if not interrupted:
+                assert at > 20
+                return
+
+
+# -- the doorbell ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def doorbell() -> Iterator[Doorbell]:
+    bell = Doorbell()
+    yield bell
+    bell.close()
+
+
+def test_a_doorbell_is_readable_from_a_ring_until_it_is_drained(doorbell: Doorbell) -> None:
+    assert not readable(doorbell)
+    for _ in range(3):
+        assert doorbell.ring()
+        assert readable(doorbell)
+        assert readable(doorbell), "looking at it is not draining it"
+        doorbell.drain()
+        assert not readable(doorbell)
+
+
+def test_one_drain_takes_all_rings(doorbell: Doorbell) -> None:
+    for _ in range(10):
+        assert doorbell.ring()
+    doorbell.drain()
+    assert not readable(doorbell)
+
+
+def test_rings_that_fill_the_buffer_are_no_failure(doorbell: Doorbell) -> None:
+    assert all(doorbell.ring() for _ in range(5000))
+    assert readable(doorbell)
+    doorbell.drain()
+    assert not readable(doorbell)
+    assert doorbell.ring()
+    assert readable(doorbell)
+
+
+def test_a_strangers_datagrams_do_not_make_it_readable(doorbell: Doorbell) -> None:
+    sockets = [doorbell._listener, doorbell._notifier._socket]
+    with udp_socket() as stranger:
+        for ours in sockets:
+            assert ours is not None
+            for _ in range(500):
+                stranger.sendto(b"!", address_of(ours))
+        assert not readable(doorbell, 0.01)
+    for ours in sockets:
+        with pytest.raises(BlockingIOError):
+            ours.recv(16)  # type: ignore[union-attr]
+    assert doorbell.ring()
+    assert readable(doorbell)
+
+
+def test_a_strangers_datagram_that_comes_while_the_doorbell_is_made_does_not_make_it_readable() -> (
+    None
+):
+    """Guards the ``drain`` at the end of ``Doorbell.__init__``, for any moment before it."""
+    with udp_socket() as stranger:
+        sent = 0
+        drains = 0
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal sent, drains
+            if frame.f_globals.get("__name__") != "dss_anyio._datagram":
+                return None
+            if event == "call" and frame.f_code.co_name == "drain":
+                drains += 1
+            if drains:
+                return None
+            listener = getattr(frame.f_locals.get("self"), "_listener", None)
+            if listener is not None and address_of(listener)[1]:
+                stranger.sendto(b"!", address_of(listener))
+                sent += 1
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            doorbell = Doorbell()
+        finally:
+            sys.settrace(before)
+        assert sent > 5
+        assert drains == 1
+        assert not readable(doorbell, 0.01)
+        doorbell.close()
+
+
+def test_a_doorbell_whose_sender_is_broken_rings_from_a_fresh_one(doorbell: Doorbell) -> None:
+    broken = doorbell._notifier._socket
+    assert broken is not None
+    broken.shutdown(socket.SHUT_RDWR)
+    assert doorbell.ring()
+    assert readable(doorbell)
+    doorbell.drain()
+    assert not readable(doorbell)
+    with udp_socket() as stranger:  # both ends are connected again
+        stranger.sendto(b"!", address_of(doorbell._listener))
+        assert not readable(doorbell, 0.01)
+
+
+def test_a_doorbell_that_cannot_be_made_leaves_no_socket_behind() -> None:
+    with no_more_descriptors(), pytest.raises(OSError, match="[Tt]oo many"):
+        Doorbell()
+    gc.collect()
+
+
+def test_a_doorbell_that_was_closed_has_no_descriptor_and_rings_for_nobody() -> None:
+    doorbell = Doorbell()
+    doorbell.close()
+    doorbell.close()
+    assert doorbell.fileno() == -1
+    assert doorbell.ring()
+    doorbell.drain()
