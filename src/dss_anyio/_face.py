@@ -141,7 +141,9 @@ class Face(Generic[T_Item]):
     def __del__(self) -> None:
         if not hasattr(self, "_portal"):
             return  # refused by __init__
-        forgotten = f"Unclosed {self!r}" if self._unwatch is not None else None
+        forgotten = None
+        if self._unwatch is not None and not self._mailbox.ended:
+            forgotten = f"Unclosed {self!r}"
         # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
         abandon(self._mailbox)
         if forgotten is not None:
@@ -223,8 +225,11 @@ class Face(Generic[T_Item]):
         lane = mailbox.open_lane(source)
         source.portal = Portal(mailbox, lane)
         if mailbox.sources.setdefault(name, source) is not source:
+            refusal = lane.refusal
             source.retire()
             source.portal.close()
+            if refusal is not None:
+                raise refusal()
             raise ValueError(
                 f"a source named {name!r} is registered already; hub.source({name!r}) returns it"
             )

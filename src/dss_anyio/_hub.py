@@ -107,7 +107,6 @@ class Hub(Face[T_Item], Receiver[T_Item]):
     ) -> bool | None:
         mailbox = self._mailbox
         mailbox.end(hub_gone)
-        self._sleepers.rouse_all()
         if isinstance(exc_val, GeneratorExit):
             # Our coroutine is being destroyed, its loop is gone: nothing can be awaited.
             abandon(mailbox)
@@ -122,8 +121,11 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             outcome = exc
             if isinstance(exc, BaseExceptionGroup):
                 group = cast("BaseExceptionGroup[BaseException]", exc)
-                if group.exceptions == (exc_val,):
+                if len(group.exceptions) == 1 and _same(group.exceptions[0], exc_val):
                     outcome = exc_val  # the body's alone: no reason to wrap it
+        # Only now: a receiver in the task group was cancelled, as a task of the hub should be. What
+        # receives elsewhere gets ClosedResourceError.
+        self._sleepers.rouse_all()
         if mailbox.refusal is other_process:
             errors: list[BaseException] = []  # everything else is the parent's
         elif mailbox.blocked or mailbox.sources or mailbox.items:
@@ -258,6 +260,14 @@ class Hub(Face[T_Item], Receiver[T_Item]):
 
 # Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.
 open_hub = Hub
+
+
+def _same(one: BaseException, other: BaseException | None) -> bool:
+    """Are they one exception? Of a group, trio raises a copy."""
+    if isinstance(one, BaseExceptionGroup) and isinstance(other, BaseExceptionGroup):
+        ones = cast("BaseExceptionGroup[BaseException]", one).exceptions
+        return ones == cast("BaseExceptionGroup[BaseException]", other).exceptions
+    return one is other
 
 
 def _without_cancellation(exc: BaseException | None) -> BaseException | None:

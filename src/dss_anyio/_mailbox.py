@@ -143,41 +143,42 @@ class Lane:
 class Blocked:
     """A thread or a task that waits until its item is accepted.
 
-    The wait ends once: the item is taken out of the pledge by whoever has room for it (accepted),
-    by whoever ends the portal or the hub (refused), or by the sender, which gives up (withdrawn).
-    ``list.pop`` decides who was first.
+    The wait ends once: accepted by whoever has room for the item, refused by whoever ends the
+    portal or the hub, or withdrawn by the sender, which gives up. ``dict.setdefault`` decides who
+    was first, and remembers it in the same step.
     """
 
-    __slots__ = ("_pledge", "_wake", "call", "lane", "refusal", "since", "thread")
+    __slots__ = ("_outcome", "_wake", "call", "item", "lane", "since", "thread")
 
     def __init__(self, lane: Lane, item: object, call: str, wake: Ring) -> None:
         self.lane: Lane = lane
+        self.item: object = item
         self.call: str = call
         self.since: float = time.monotonic()
         self.thread: int = threading.get_ident()
-        self.refusal: Refusal | None = None
-        self._pledge = [item]
+        self._outcome: dict[None, str] = {}
         self._wake = wake
 
-    def take_item(self) -> Any:
-        """Take the item, to accept it. IndexError if the wait has ended otherwise."""
-        return self._pledge.pop()
+    def accept(self) -> bool:
+        """May the item be put now? False if the wait has ended otherwise."""
+        return self._outcome.setdefault(None, "accepted") == "accepted"
 
     def withdraw(self) -> bool:
         """Wait no longer. False if the item was accepted or refused before."""
-        try:
-            self._pledge.pop()
-        except IndexError:
-            return False
-        return True
+        return self._outcome.setdefault(None, "withdrawn") == "withdrawn"
 
-    def refuse(self, refusal: Refusal) -> None:
-        """End the wait with an error."""
-        if self.withdraw():
-            self.refusal = refusal
-        # Otherwise it was accepted, and is woken by whoever did that. Waking it a second time does
-        # no harm, and frees it if an exception has struck that one just in between.
+    def refuse(self) -> None:
+        """End the wait with the error of its lane.
+
+        If it was accepted before, whoever did that is about to wake it. Waking it here as well does
+        no harm, and frees it if an exception has struck that one just in between.
+        """
+        self._outcome.setdefault(None, "refused")
         self.wake()
+
+    @property
+    def refused(self) -> bool:
+        return self._outcome.get(None) == "refused"
 
     def wake(self) -> None:
         try:
@@ -395,11 +396,10 @@ class Mailbox:
         """Enter *blocked*. When its wait has ended its ``wake`` is called, perhaps in here."""
         self.blocked[blocked] = None
         self.waiting.append(blocked)
-        refusal = blocked.lane.refusal
-        if refusal is None:
+        if blocked.lane.refusal is None:
             self._admit()
         else:
-            blocked.refuse(refusal)
+            blocked.refuse()
 
     def leave(self, blocked: Blocked) -> None:
         """Called by the one who has waited, whatever came of it."""
@@ -426,13 +426,10 @@ class Mailbox:
                 except IndexError:
                     room.append(None)  # and look again: somebody may have come while we held it
                     break
-                try:
-                    item = blocked.take_item()
-                except IndexError:
-                    continue  # this one waits no longer
-                self._put_in_place(blocked.lane, [item])
-                blocked.wake()
-                break
+                if blocked.accept():  # else it waits no longer
+                    self._put_in_place(blocked.lane, [blocked.item])
+                    blocked.wake()
+                    break
 
     def _free(self, places: int) -> None:
         """Put *places* back. From any thread."""
@@ -637,13 +634,13 @@ class Mailbox:
 
     def _refuse(self, lane: Lane, refusal: Refusal) -> None:
         if lane.refusal is None:
-            lane.refusal = refusal  # before it leaves ``lanes``, where the end of the hub looks
-        if self.lanes.pop(lane, False):
-            for blocked in list(self.blocked):
-                if blocked.lane is lane:
-                    blocked.refuse(refusal)
-            if not self.lanes:
-                self.notify()  # the receiver has to see the end of the stream
+            lane.refusal = refusal
+        for blocked in list(self.blocked):
+            if blocked.lane is lane:
+                blocked.refuse()
+        # Last of all: the end of the hub looks into ``lanes``, and completes what a Ctrl-C has cut.
+        if self.lanes.pop(lane, False) and not self.lanes:
+            self.notify()  # the receiver has to see the end of the stream
 
     def refuse_all(self, refusal: Refusal) -> None:
         """Nothing more is sent at all; everybody who waits is released. Idempotent."""

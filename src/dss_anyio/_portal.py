@@ -133,7 +133,8 @@ class Portal(Generic[T_contra]):
         # what waits with a timeout, is interrupted by Ctrl-C and costs least.
         woken = threading.Lock()
         woken.acquire()
-        blocked = Blocked(self._lane, item, call, woken.release)
+        lane = self._lane
+        blocked = Blocked(lane, item, call, woken.release)
         try:
             mailbox.wait_for_room(blocked)
             if not acquire(woken, timeout):
@@ -149,8 +150,8 @@ class Portal(Generic[T_contra]):
             raise
         finally:
             mailbox.leave(blocked)
-        if blocked.refusal is not None:
-            raise blocked.refusal()
+        if blocked.refused and lane.refusal is not None:
+            raise lane.refusal()
 
     async def asend(self, item: T_contra) -> None:
         """Deliver *item* to the hub; wait for room without blocking the event loop.
@@ -180,8 +181,8 @@ class Portal(Generic[T_contra]):
             raise
         finally:
             self._mailbox.leave(blocked)
-        if blocked.refusal is not None:
-            raise blocked.refusal()
+        if blocked.refused and lane.refusal is not None:
+            raise lane.refusal()
 
     # -- what is handed to a library ---------------------------------------------------------------
 

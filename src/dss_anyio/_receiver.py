@@ -20,7 +20,7 @@ import weakref
 from types import TracebackType
 from typing import Any, Generic
 
-from anyio import EndOfStream, Event, WouldBlock
+from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock
 from anyio.abc import ObjectReceiveStream
 from anyio.lowlevel import checkpoint
 
@@ -89,6 +89,8 @@ class Sleepers:
             self._rouse()  # pass the wake on; if nobody sleeps now, disarm
             raise
         self._roused -= 1
+        if self.mailbox.ended:
+            await checkpoint()  # if the end has cancelled this task as well, that comes first
 
     def report_errors(self) -> None:
         tell_reports(self.mailbox, self._on_error)
@@ -233,6 +235,9 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
                 await self._sleepers.sleep(self)
             except EndOfStream:
                 raise StopAsyncIteration from None
+            except ClosedResourceError:
+                await checkpoint()  # as in ``receive``: a cancellation comes first
+                raise
             else:
                 self._streak += 1
                 return item
