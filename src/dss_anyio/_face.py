@@ -112,13 +112,15 @@ class Face(Generic[T_Item]):
         self.name: str = name if name is not None else f"hub-{next(_numbers)}"
         self._on_error = on_error
         self._mailbox = Mailbox(max_buffer_size, overflow)
-        self._unwatch: Callable[[], object] | None = None  # set while the hub is open
+        self._left_open = False  # True from its opening until somebody begins to end it
+        self._unwatch: Callable[[], object] | None = None  # set until its end is complete
         self._portal: Portal[T_Item] = Portal(self._mailbox, self._mailbox.root)
 
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
         self._mailbox.home = threading.current_thread()
         self._unwatch = watch(self._mailbox)
+        self._left_open = True
 
     def _left(self) -> None:
         unwatch, self._unwatch = self._unwatch, None  # another thread may be closing it, too
@@ -142,7 +144,7 @@ class Face(Generic[T_Item]):
         if not hasattr(self, "_portal"):
             return  # refused by __init__
         forgotten = None
-        if self._unwatch is not None and not self._mailbox.ended:
+        if self._left_open:
             forgotten = f"Unclosed {self!r}"
         # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
         abandon(self._mailbox)

@@ -107,6 +107,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
     ) -> bool | None:
         mailbox = self._mailbox
         mailbox.end(hub_gone)
+        self._left_open = False
         if isinstance(exc_val, GeneratorExit):
             # Our coroutine is being destroyed, its loop is gone: nothing can be awaited.
             abandon(mailbox)

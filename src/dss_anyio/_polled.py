@@ -235,6 +235,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         mailbox = self._mailbox
         forked = mailbox.refusal is other_process
         mailbox.end(hub_gone)
+        self._left_open = False
         mailbox.notify()  # whoever is in wait()
         errors = [] if forked else end_sources(mailbox)
         self._alarm.close()
