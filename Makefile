@@ -34,10 +34,12 @@ docs: $(VENV)/ready-docs
 	$(RUN) -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 
 tox: $(VENV)/ready-dev
-	@# pyenv shows the interpreters it has only to those who name them
+	@# pyenv hides the interpreters it has behind shims that refuse to run
 	@if command -v pyenv >/dev/null; then \
-		export PYENV_VERSION=$$(pyenv versions --bare | grep -E '^3\.1[0-9]' | paste -sd: -); \
-	fi; $(RUN) -m tox run
+		for version in $$(pyenv versions --bare | grep -E '^3\.1[0-9]'); do \
+			PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
+		done; \
+	fi; PATH="$$PATH" $(RUN) -m tox run $(TOXARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,19 +1,28 @@
-"""The hub in an event loop: opening, receiving, sources, and the order of its end."""
+"""The hub in an event loop: opening, sources and their libraries, errors, and the order of its end.
+
+How it receives is in ``test_receiver``, how it is left in a hurry in ``test_ending``.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import sys
 import threading
-from collections.abc import Callable
+import time
+import warnings
+from functools import partial
 from typing import Any
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import pytest
-from conftest import threads, until
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from conftest import BACKENDS, threads, until
+from test_receiver import asleep, eventually
 
 import dss_anyio as dss
 
@@ -39,12 +48,11 @@ pytestmark = pytest.mark.anyio
         ({"on_error": 1}, TypeError, "on_error must be callable"),
     ],
 )
-@pytest.mark.parametrize("opener", [dss.open_hub, dss.open_polled_hub])
 def test_bad_arguments_are_refused_at_once(
-    opener: Any, arguments: dict[str, Any], error: type[Exception], message: str
+    arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        opener(**arguments)
+        dss.open_hub(**arguments)
 
 
 async def test_a_hub_is_an_anyio_object_receive_stream() -> None:
@@ -56,421 +64,227 @@ async def test_a_hub_is_an_anyio_object_receive_stream() -> None:
 async def test_a_hub_can_be_opened_once() -> None:
     hub = dss.open_hub[int]()
     with pytest.raises(RuntimeError, match="not open"):
-        await hub.receive()
-    with pytest.raises(RuntimeError, match="not open"):
         _ = hub.task_group
-    async with hub:
+    async with hub as opened:
+        assert opened is hub
         with pytest.raises(RuntimeError, match="once only"):
             await hub.__aenter__()
+    with pytest.raises(RuntimeError, match="once only"):
+        await hub.__aenter__()
 
 
-# -- receiving, as anyio's memory object streams ---------------------------------------------------
+async def test_a_hub_that_was_never_opened_is_forgotten_quietly() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        dss.open_hub[int]()
+    assert heard == []
 
 
-class Ours:
-    def __init__(self, size: float) -> None:
-        self.hub = dss.open_hub[Any](size)
-        self.receiver: Any = self.hub
-        self.sender: Any = self.hub.portal
-        self.asend = self.hub.portal.asend
-
-    async def __aenter__(self) -> Any:
-        await self.hub.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.hub.__aexit__(*exc)
+async def test_several_hubs_live_side_by_side() -> None:
+    async with dss.open_hub[int]() as one, dss.open_hub[int]() as other:
+        with threads(lambda: one.portal.send(1), lambda: other.portal.send(2)):
+            assert (await one.receive(), await other.receive()) == (1, 2)
+        one.register("library")
+        other.register("library")
+        one.close()
+        assert other.portal.offer(3)
 
 
-class Anyios:
-    def __init__(self, size: float) -> None:
-        self.sender, self.receiver = anyio.create_memory_object_stream[Any](size)
-        self.asend = self.sender.send
-
-    async def __aenter__(self) -> Any:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        self.sender.close()
-        self.receiver.close()
+# -- tasks -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[Ours, Anyios])
-def stream(request: pytest.FixtureRequest) -> Any:
-    return request.param
+async def test_tasks_of_a_hub_live_as_long_as_the_hub() -> None:
+    log: list[str] = []
 
+    async def live() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            log.append("cancelled")
 
-async def test_full_and_empty_are_would_block(stream: Any) -> None:
-    async with stream(1) as it:
-        with pytest.raises(anyio.WouldBlock):
-            it.receiver.receive_nowait()
-        it.sender.send_nowait(1)
-        with pytest.raises(anyio.WouldBlock):
-            it.sender.send_nowait(2)
-        assert it.receiver.receive_nowait() == 1
-
-
-async def test_after_the_last_sender_has_closed_the_rest_is_received_and_then_the_end(
-    stream: Any,
-) -> None:
-    async with stream(10) as it:
-        clone = it.sender.clone()
-        it.sender.send_nowait(1)
-        it.sender.close()
-        it.sender.close()
-        with pytest.raises(anyio.ClosedResourceError):
-            it.sender.send_nowait(0)
-        with pytest.raises(anyio.ClosedResourceError):
-            it.sender.clone()
-        clone.send_nowait(2)
-        clone.close()
-        assert await it.receiver.receive() == 1
-        assert [item async for item in it.receiver] == [2]
-        for _ in range(2):
-            with pytest.raises(anyio.EndOfStream):
-                await it.receiver.receive()
-
-
-async def test_a_waiting_receiver_gets_the_end(stream: Any) -> None:
-    async with stream(1) as it, anyio.create_task_group() as tasks:
-
-        async def close() -> None:
-            await anyio.wait_all_tasks_blocked()
-            it.sender.close()
-
-        tasks.start_soon(close)
-        with pytest.raises(anyio.EndOfStream):
-            await it.receiver.receive()
-
-
-async def test_after_the_last_receiver_has_closed_senders_get_broken(stream: Any) -> None:
-    async with stream(1) as it, anyio.create_task_group() as tasks:
-        clone = it.receiver.clone()
-        it.receiver.close()
-        with pytest.raises(anyio.ClosedResourceError):
-            it.receiver.receive_nowait()
-        with pytest.raises(anyio.ClosedResourceError):
-            it.receiver.clone()
-        it.sender.send_nowait(1)
-
-        async def close() -> None:
-            await anyio.wait_all_tasks_blocked()
-            clone.close()
-
-        tasks.start_soon(close)
-        with pytest.raises(anyio.BrokenResourceError):
-            await it.asend(2)
-        with pytest.raises(anyio.BrokenResourceError):
-            it.sender.send_nowait(3)
-
-
-async def test_closing_an_end_ends_the_wait_in_it(stream: Any) -> None:
-    async with stream(1) as it, anyio.create_task_group() as tasks:
-        other = it.receiver.clone()
-        sender = it.sender.clone()
-
-        async def close(end: Any) -> None:
-            await anyio.wait_all_tasks_blocked()
-            end.close()
-
-        tasks.start_soon(close, other)
-        with pytest.raises(anyio.ClosedResourceError):
-            await other.receive()
-        it.sender.send_nowait(1)
-        tasks.start_soon(close, sender)
-        with pytest.raises(anyio.ClosedResourceError):
-            await sender.send(2) if isinstance(it, Anyios) else await sender.asend(2)
-
-
-async def test_with_size_0_an_item_needs_a_receiver_that_waits(stream: Any) -> None:
-    async with stream(0) as it, anyio.create_task_group() as tasks:
-        with pytest.raises(anyio.WouldBlock):
-            it.sender.send_nowait(0)
-
-        async def send() -> None:
-            await anyio.wait_all_tasks_blocked()
-            it.sender.send_nowait(1)
-            with pytest.raises(anyio.WouldBlock):
-                it.sender.send_nowait(2)
-            await it.asend(3)
-
-        tasks.start_soon(send)
-        assert await it.receiver.receive() == 1
+    async with dss.open_hub[int]() as hub:
+        hub.task_group.start_soon(live)
         await anyio.wait_all_tasks_blocked()
-        assert it.receiver.receive_nowait() == 3  # of a sender that waits
-        with pytest.raises(anyio.WouldBlock):
-            it.sender.send_nowait(4)
+        assert log == []
+    assert log == ["cancelled"]
 
 
-async def test_a_forgotten_end_is_loud(stream: Any) -> None:
-    async with stream(1) as it:
-        for end in ("sender", "receiver"):
-            clone = [getattr(it, end).clone()]
-            with pytest.warns(ResourceWarning, match="Unclosed"):
-                clone.clear()
+async def test_a_task_that_fails_cancels_the_body() -> None:
+    async def fail() -> None:
+        raise KeyError("task")
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with dss.open_hub[int]() as hub:
+            hub.task_group.start_soon(fail)
+            await anyio.sleep_forever()
+    assert [repr(exc) for exc in caught.value.exceptions] == ["KeyError('task')"]
 
 
-async def test_receive_many_returns_what_is_there_and_at_least_one() -> None:
+async def test_cancelling_the_task_group_leaves_the_block_without_an_exception() -> None:
+    """As with a task group of anyio's."""
     async with dss.open_hub[int]() as hub:
-        hub.portal.send_many(range(5))
-        assert await hub.receive_many(2) == [0, 1]
-        assert await hub.receive_many() == [2, 3, 4]
-        with threads(lambda: hub.portal.send(5)):
-            assert await hub.receive_many() == [5]
-        for bad in (0, -1):
-            with pytest.raises(ValueError, match="at least 1"):
-                await hub.receive_many(bad)
-        with pytest.raises(TypeError):
-            await hub.receive_many(1.0)  # type: ignore[arg-type]
+        hub.task_group.cancel_scope.cancel()
+        await anyio.sleep_forever()
+    assert not hub.portal.offer(1)
 
 
-async def test_what_cannot_be_decoded_is_not_the_end_of_the_stream() -> None:
-    async with dss.open_hub[int](on_error=lambda *_: None) as hub:
-        source = hub.register("numbers", decode=int)
-        source.send_many(["x", "1", "y", "2"])
-        hub.close_senders()
-        assert await hub.receive_many(1) == [1]
-        assert await hub.receive_many(1) == [2]
-        with pytest.raises(anyio.EndOfStream):
-            await hub.receive_many(1)
-
-
-async def test_iterating_lets_other_tasks_run_and_can_be_cancelled_every_128_items() -> None:
-    async with dss.open_hub[int](math.inf) as hub:
-        hub.portal.send_many(range(10_000))
-        other_ran_at: list[int] = []
-        received = 0
-
-        async def other() -> None:
-            while True:
-                other_ran_at.append(received)
-                await anyio.lowlevel.checkpoint()
-
-        hub.task_group.start_soon(other)
-        with anyio.CancelScope() as scope:
-            async for _ in hub:
-                received += 1
-                if received == 5_000:
-                    scope.cancel()
-        assert 5_000 <= received <= 5_128
-        gaps = [b - a for a, b in zip(other_ran_at, other_ran_at[1:], strict=False)]
-        assert max(gaps) <= 256  # the loop may run the other task before us, and then after us
-        assert len(hub) == 10_000 - received
-
-
-# -- cancelled receivers ---------------------------------------------------------------------------
-
-
-async def asleep(hub: dss.Hub[Any], receivers: int) -> None:
-    """Wait until so many receivers sleep."""
-    with anyio.fail_after(10):
-        while hub.statistics().tasks_waiting_receive < receivers:
-            await anyio.lowlevel.checkpoint()
-
-
-async def test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on() -> None:
-    async with dss.open_hub[int]() as hub:
-        received: list[int] = []
-        scope = anyio.CancelScope()
-
-        async def doomed() -> None:
-            with scope:
-                received.append(await hub.receive())
-
-        async def receive() -> None:
-            received.append(await hub.receive())
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(doomed)
-            await asleep(hub, 1)
-            tasks.start_soon(receive)
-            await asleep(hub, 2)
-            hub.portal.send(1)
-            while hub.statistics().tasks_waiting_receive == 2:
-                await anyio.lowlevel.checkpoint()  # until the wake has arrived
+async def test_a_cancelled_scope_around_the_hub_catches_its_cancellation() -> None:
+    with anyio.CancelScope() as scope:
+        async with dss.open_hub[int]() as hub:
             scope.cancel()
-            with anyio.fail_after(5):
-                while not received:
-                    await anyio.lowlevel.checkpoint()
-            if hub.statistics().tasks_waiting_receive:
-                hub.portal.send(2)  # the doomed one was quicker than its cancellation
-        assert received[0] == 1
+            await hub.receive()
+    assert scope.cancelled_caught
+    assert not hub.portal.offer(1)
 
 
-async def test_native_asyncio_cancellation_of_a_woken_receiver_loses_nothing(
-    backend_name: str,
+# -- what leaves the block -------------------------------------------------------------------------
+
+
+def fail() -> None:
+    raise KeyError("cancel")
+
+
+async def crash() -> None:
+    raise IndexError("task")
+
+
+@pytest.mark.parametrize("exception", [KeyError, KeyboardInterrupt, SystemExit])
+async def test_what_the_body_alone_raises_is_not_wrapped(exception: type[BaseException]) -> None:
+    raised = exception()
+    with pytest.raises(exception) as caught:
+        async with dss.open_hub[int]():
+            raise raised
+    assert caught.value is raised
+
+
+async def test_what_a_cancel_raises_is_grouped() -> None:
+    with pytest.raises(ExceptionGroup, match="errors at the end of the hub") as caught:
+        async with dss.open_hub[int](name="the hub") as hub:
+            hub.register("older", cancel=lambda: 1 / 0)
+            hub.register("fine", cancel=lambda: None)
+            hub.register("newer", cancel=fail)
+    assert [type(exc) for exc in caught.value.exceptions] == [KeyError, ZeroDivisionError]
+
+
+async def test_what_a_cancel_raises_is_grouped_with_what_the_body_raised() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with dss.open_hub[int]() as hub:
+            hub.register("library", cancel=fail)
+            raise ValueError("body")
+    assert [type(exc) for exc in caught.value.exceptions] == [ValueError, KeyError]
+
+
+async def test_what_a_cancel_raises_is_grouped_with_what_tasks_raised() -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with dss.open_hub[int]() as hub:
+            hub.register("library", cancel=fail)
+            hub.task_group.start_soon(crash)
+            await hub.receive()
+    assert [type(exc) for exc in caught.value.exceptions] == [IndexError, KeyError]
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+async def test_who_wants_to_leave_leaves_and_the_errors_of_the_end_are_told(
+    exception: type[BaseException],
 ) -> None:
-    if backend_name != "asyncio":
-        return  # trio has one kind of cancellation only
-    async with dss.open_hub[int]() as hub:
-        for number in range(200):
-            doomed = asyncio.ensure_future(hub.receive())
-            waiting = asyncio.ensure_future(hub.receive())
-            await asleep(hub, 2)
-            hub.portal.send(number)
-            for _ in range(number % 4):
-                await asyncio.sleep(0)
-            doomed.cancel()
-            if number % 2:
-                hub.portal.send(-number)
-            results = await asyncio.gather(doomed, return_exceptions=True)
-            if isinstance(results[0], asyncio.CancelledError):
-                assert await asyncio.wait_for(waiting, 5) == number
-            else:
-                assert results[0] == number
-                waiting.cancel()
-                await asyncio.gather(waiting, return_exceptions=True)
-            while len(hub):
-                assert hub.receive_nowait() == -number
-        assert hub.statistics().queued == 0
+    told: list[str] = []
+    with pytest.raises(exception):
+        async with dss.open_hub[int](on_error=lambda exc, _: told.append(repr(exc))) as hub:
+            hub.register("library", cancel=fail)
+            raise exception
+    assert told == ["KeyError('cancel')"]
 
 
-async def test_wait_for_and_timeout_lose_nothing(backend_name: str) -> None:
-    if backend_name != "asyncio":
-        return
-    async with dss.open_hub[int](1) as hub:
-        received: list[int] = []
-
-        def send() -> None:
-            for number in range(300):
-                hub.portal.send(number)
-
-        with threads(send):
-            while len(received) < 300:
-                try:
-                    received.append(await asyncio.wait_for(hub.receive(), 0.002))
-                except asyncio.TimeoutError:
-                    pass
-        assert received == list(range(300))
+async def test_what_a_cancel_raises_takes_the_place_of_a_cancellation() -> None:
+    with anyio.CancelScope() as scope:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with dss.open_hub[int]() as hub:
+                hub.register("library", cancel=fail)
+                scope.cancel()
+                await hub.receive()
+    assert [type(exc) for exc in caught.value.exceptions] == [KeyError]
 
 
-# -- asend -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("other", ["asyncio", "trio"])
-async def test_another_event_loop_sends_and_waits_without_blocking(other: str) -> None:
-    async with dss.open_hub[int](1) as hub:
-        ticks = 0
-
-        async def produce() -> None:
-            nonlocal ticks
-
-            async def tick() -> None:
-                nonlocal ticks
-                while True:
-                    ticks += 1
-                    await anyio.sleep(0.001)
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(tick)
-                with hub.portal.clone() as portal:
-                    for number in range(50):
-                        await portal.asend(number)
-                tasks.cancel_scope.cancel()
-
-        with threads(lambda: anyio.run(produce, backend=other)):
-            until(lambda: hub.blocked())
-            assert hub.blocked()[0].call == "asend"
-            seen = ticks
-            until(lambda: ticks > seen)
-            assert [await hub.receive() for _ in range(50)] == list(range(50))
-
-
-async def test_asend_in_the_hubs_own_loop_waits_and_can_be_cancelled() -> None:
-    async with dss.open_hub[int](1) as hub:
-        await hub.portal.asend(1)
-        with anyio.move_on_after(0.02) as scope:
-            await hub.portal.asend(2)
-        assert scope.cancelled_caught
-        assert not hub.blocked()
-        hub.task_group.start_soon(hub.portal.asend, 3)
-        assert [await hub.receive(), await hub.receive()] == [1, 3]
-
-
-# -- errors of hooks -------------------------------------------------------------------------------
-
-
-async def test_errors_of_hooks_go_to_on_error_and_the_stream_goes_on() -> None:
-    told: list[tuple[str, str | None]] = []
-    thread = threading.get_ident()
-
-    def on_error(exc: BaseException, source: str | None) -> None:
-        assert threading.get_ident() == thread
-        told.append((repr(exc), source))
-
-    def refuse(item: object) -> None:
-        raise KeyError(item)
-
-    async with dss.open_hub[int](on_error=on_error) as hub:
-        source = hub.register("numbers", decode=int, on_undelivered=refuse)
-        callback = source.send_callback(lambda item: item.upper())
-        with threads(lambda: callback(5), lambda: callback("x"), lambda: source.send("7")):
-            assert await hub.receive() == 7
-        source.send("8")
-        assert await hub.receive() == 8
-    assert sorted(told) == [
-        ("AttributeError(\"'int' object has no attribute 'upper'\")", "numbers"),
-        ("KeyError('X')", "numbers"),
-        ("ValueError(\"invalid literal for int() with base 10: 'X'\")", "numbers"),
-    ]
-    assert hub.statistics().errors == 3
-    assert hub.statistics().undelivered == 1
-
-
-async def test_without_on_error_they_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async with dss.open_hub[int]() as hub:
-        source = hub.register("numbers", decode=int)
-        source.send_many(["x", "1"])
-        with caplog.at_level(logging.ERROR, "dss_anyio"):
-            assert await hub.receive() == 1
-            hub.portal.send(2)
-            await hub.receive_many()
-        await anyio.lowlevel.checkpoint()
-    assert any("error in source 'numbers'" in record.message for record in caplog.records)
-
-
-# -- the end ---------------------------------------------------------------------------------------
+# -- the order of the end --------------------------------------------------------------------------
 
 
 async def test_the_end_goes_in_order() -> None:
+    """Refuse, release, cancel the tasks, let the calls leave, cancel newest first, hand back."""
     log: list[str] = []
-    async with dss.open_hub[str](1) as hub:
-        older = hub.register("older", cancel=lambda: log.append("cancel older"))
-        newer = hub.register(
-            "newer",
-            cancel=lambda: log.append("cancel newer"),
+
+    async with dss.open_hub[str](2) as hub:
+        older = hub.register(
+            "older",
+            cancel=lambda: log.append(f"cancel older, {len(hub.blocked())} blocked"),
             on_undelivered=lambda item: log.append(f"back: {item}"),
         )
-        left = threading.Event()
+        newer = hub.register(
+            "newer",
+            cancel=lambda: log.append(f"cancel newer, {len(hub.blocked())} blocked"),
+            on_undelivered=lambda item: log.append(f"back: {item}"),
+        )
+        released = threading.Event()
 
         def send() -> None:
-            newer.send("fits")
-            try:
+            with pytest.raises(BrokenResourceError):
                 newer.send("waits")
-            except anyio.BrokenResourceError:
-                log.append("released")
-            left.set()
+            log.append(f"released, more is accepted: {older.offer('late')}")
+            released.set()
 
-        async def task() -> None:
+        async def live() -> None:
             try:
                 await anyio.sleep_forever()
             finally:
-                log.append("task cancelled")
-                with anyio.CancelScope(shield=True), anyio.fail_after(5):
-                    while not left.is_set():
-                        await anyio.lowlevel.checkpoint()
+                with anyio.CancelScope(shield=True):
+                    await eventually(released.is_set)
+                    log.append("task cancelled")
+                    await anyio.wait_all_tasks_blocked()
+                    log.append("task ended")
 
-        hub.task_group.start_soon(task)
+        newer.send("first")
+        older.send("second")
+        hub.task_group.start_soon(live)
+        await anyio.wait_all_tasks_blocked()
+        # Not ``threads``: it would join the thread before the hub has ended.
         sender = threading.Thread(target=send)
         sender.start()
-        until(lambda: hub.blocked())
+        until(hub.blocked)
     sender.join()
-    assert sorted(log[:2]) == ["released", "task cancelled"]
-    assert log[2:] == ["cancel newer", "cancel older", "back: fits"]
-    assert not older.offer("x")
+    assert log == [
+        "released, more is accepted: False",
+        "task cancelled",
+        "task ended",
+        "cancel newer, 0 blocked",
+        "cancel older, 0 blocked",
+        "back: first",
+        "back: second",
+    ]
 
 
-async def test_a_library_may_join_the_thread_that_is_blocked_in_send() -> None:
+async def test_no_cancel_is_called_before_all_released_calls_have_left(
+    switching_fast: None,
+) -> None:
+    """Guards ``_wait_until_left``. (That it waits at all is seen with a library in C.)"""
+    inside: list[int] = []
+    started: list[threading.Thread] = []
+    async with dss.open_hub[int](1) as hub:
+        portal = hub.register("library", cancel=lambda: inside.append(len(hub.blocked())))
+        portal.send(0)
+
+        def send() -> None:
+            with pytest.raises(BrokenResourceError):
+                portal.send(1)
+
+        for _ in range(50):
+            started.append(threading.Thread(target=send))
+            started[-1].start()
+        until(lambda: len(hub.blocked()) == 50)
+    assert inside == [0]
+    for thread in started:
+        thread.join()
+
+
+async def test_a_cancel_may_join_the_thread_that_is_blocked_in_send() -> None:
     async with dss.open_hub[int](1) as hub:
         portal = hub.register("library", cancel=lambda: worker.join(10))
         errors: list[type[Exception]] = []
@@ -479,218 +293,840 @@ async def test_a_library_may_join_the_thread_that_is_blocked_in_send() -> None:
             try:
                 while True:
                     portal.send(1)
-            except anyio.BrokenResourceError as exc:
+            except BrokenResourceError as exc:
                 errors.append(type(exc))
 
         worker = threading.Thread(target=work)
         worker.start()
-        until(lambda: hub.blocked())
+        until(hub.blocked)
     assert not worker.is_alive()
-    assert errors == [anyio.BrokenResourceError]
+    assert errors == [BrokenResourceError]
 
 
-@pytest.mark.parametrize("exception", [KeyError, KeyboardInterrupt, SystemExit])
-async def test_what_the_body_alone_raises_is_not_wrapped(exception: type[BaseException]) -> None:
-    with pytest.raises(exception):
-        async with dss.open_hub[int]():
-            raise exception
+async def test_a_cancel_runs_beside_the_loop_and_may_wait_for_it() -> None:
+    answered = threading.Event()
+    waiting = threading.Event()
+    threads_seen: list[threading.Thread] = []
 
+    def cancel() -> None:
+        threads_seen.append(threading.current_thread())
+        waiting.set()
+        assert answered.wait(10)
 
-async def test_errors_of_tasks_and_cancels_are_grouped_with_the_bodys() -> None:
-    def fail() -> None:
-        raise KeyError("cancel")
+    async def answer() -> None:
+        await eventually(waiting.is_set)
+        answered.set()
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async with anyio.create_task_group() as tasks:
         async with dss.open_hub[int]() as hub:
-            hub.register("a", cancel=fail)
-            raise ValueError("body")
-    assert [type(exc) for exc in caught.value.exceptions] == [ValueError, KeyError]
+            hub.register("library", cancel=cancel)
+            tasks.start_soon(answer)
+    assert answered.is_set()
+    assert threads_seen != [threading.current_thread()]
 
-    async def crash() -> None:
-        raise IndexError("task")
 
-    with pytest.raises(BaseExceptionGroup) as caught_too:
-        async with dss.open_hub[int]() as hub:
-            hub.register("a", cancel=fail)
-            hub.task_group.start_soon(crash)
+async def test_a_library_that_takes_leave_itself_is_not_cancelled() -> None:
+    cancelled: list[str] = []
+    async with dss.open_hub[int]() as hub:
+        for name in ("closed", "aborted", "stays"):
+            hub.register(name, cancel=lambda name=name: cancelled.append(name))
+        hub.source("closed").close()
+        hub.source("aborted").abort()
+        assert list(hub.statistics().sources) == ["stays"]
+    assert cancelled == ["stays"]
+
+
+async def test_after_close_senders_the_end_still_cancels() -> None:
+    cancelled: list[str] = []
+    async with dss.open_hub[int]() as hub:
+        portal = hub.register("library", cancel=lambda: cancelled.append("library"))
+        portal.send(1)
+        hub.close_senders()
+        assert [item async for item in hub] == [1]
+        assert cancelled == []
+    assert cancelled == ["library"]
+
+
+async def test_closing_the_hub_inside_its_block_refuses_and_leaving_it_does_the_rest() -> None:
+    log: list[object] = []
+    async with dss.open_hub[int](1) as hub:
+        portal = hub.register(
+            "library", cancel=lambda: log.append("cancel"), on_undelivered=log.append
+        )
+        portal.send(1)
+
+        def send() -> None:
+            with pytest.raises(BrokenResourceError):
+                portal.send(2)
+
+        with threads(send):
+            until(hub.blocked)
+            hub.close()
+        with pytest.raises(ClosedResourceError):
             await hub.receive()
-    assert [type(exc) for exc in caught_too.value.exceptions] == [IndexError, KeyError]
+        assert log == []
+    assert log == ["cancel", 1]
 
 
-async def test_cancelled_again_and_again_the_end_is_still_complete(backend_name: str) -> None:
-    if backend_name != "asyncio":
-        return
-    go_on = threading.Event()
-    log: list[str] = []
-    entered = asyncio.Event()
+async def test_tasks_outside_that_receive_from_a_hub_are_told_that_it_has_ended() -> None:
+    told: list[str] = []
 
-    async def main() -> None:
+    async def receive(end: dss.Receiver[int]) -> None:
+        try:
+            await end.receive()
+        except ClosedResourceError:
+            told.append("closed")
+
+    async with anyio.create_task_group() as tasks:
         async with dss.open_hub[int]() as hub:
-            hub.register("a", cancel=lambda: (go_on.wait(10), log.append("a")))
-            hub.register("b", cancel=lambda: (go_on.wait(10), log.append("b")))
-            entered.set()
-            await hub.receive()
-
-    task = asyncio.ensure_future(main())
-    await entered.wait()
-    for _ in range(3):
-        for _ in range(5):
-            await asyncio.sleep(0)
-        task.cancel()
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert log == ["b", "a"]
+            tasks.start_soon(receive, hub)
+            tasks.start_soon(receive, hub.clone())
+            await asleep(hub, 2)
+        with anyio.fail_after(5):
+            while len(told) < 2:
+                await anyio.lowlevel.checkpoint()
 
 
 async def test_after_the_end_everything_answers_at_once() -> None:
     async with dss.open_hub[int]() as hub:
         portal = hub.register("a")
         callback = portal.send_callback(lambda: pytest.fail("pack was called"))
-        clone = hub.clone()
-    with pytest.raises(anyio.BrokenResourceError):
-        portal.send(1)
-    with pytest.raises(anyio.BrokenResourceError):
+    for send in (portal.send, portal.send_nowait, lambda item: portal.send_many([item])):
+        with pytest.raises(BrokenResourceError):
+            send(1)
+    with pytest.raises(BrokenResourceError):
         await portal.asend(1)
-    with pytest.raises(anyio.BrokenResourceError):
+    with pytest.raises(BrokenResourceError):
+        portal.clone()
+    with pytest.raises(BrokenResourceError):
         hub.register("b")
-    for receiver in (hub, clone):
-        with pytest.raises(anyio.ClosedResourceError):
-            await receiver.receive()
+    with pytest.raises(BrokenResourceError):
+        async with hub.open_source("c", lambda _: pytest.fail("start"), lambda _: None):
+            pass
+    with pytest.raises(LookupError):
+        hub.source("a")
     assert portal.offer(1) is False
     assert callback() is None  # type: ignore[func-returns-value]
-    assert hub.statistics().late == 1
+    portal.close()
+    portal.abort()
+    hub.close_senders()
+    hub.close()
+    await hub.aclose()
+    counts = hub.statistics()
+    assert (counts.late, counts.open_send_streams, counts.open_receive_streams) == (1, 0, 0)
     assert "ended" in repr(hub)
+    assert hub.blocked() == []
+
+
+async def test_once_the_hub_has_been_closed_no_name_is_taken_any_more() -> None:
+    """What is wrong is that the hub is gone, whatever else might be."""
+    async with dss.open_hub[int]() as hub:
+        hub.register("library")
+        hub.close()
+        with pytest.raises(BrokenResourceError):
+            hub.register("library")
+
+
+# -- cancelled while it ends -----------------------------------------------------------------------
+
+
+async def test_a_cancelled_scope_does_not_cut_the_end_short() -> None:
+    log: list[object] = []
+    go_on = threading.Event()
+    entered = threading.Event()
+
+    def cancel() -> None:
+        entered.set()
+        assert go_on.wait(10)
+        log.append("cancel")
+
+    async def let_it_go_on() -> None:
+        await eventually(entered.is_set)
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+
+    async with anyio.create_task_group() as tasks:
+        with anyio.CancelScope() as scope:
+            async with dss.open_hub[int]() as hub:
+                portal = hub.register("library", cancel=cancel, on_undelivered=log.append)
+                portal.send(1)
+                tasks.start_soon(let_it_go_on)
+            await anyio.lowlevel.checkpoint()  # the first one outside
+    assert scope.cancelled_caught
+    assert log == ["cancel", 1]
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("times", [1, 2, 3])
+async def test_native_cancellation_does_not_cut_the_end_short_wherever_it_comes(
+    backend_name: str, times: int, turns: int
+) -> None:
+    if backend_name == "trio":
+        return  # has no other cancellation than anyio's
+    log: list[object] = []
+    go_on = threading.Event()
+    ending = asyncio.Event()
+
+    def cancel(name: str) -> None:
+        assert go_on.wait(10)
+        log.append(name)
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            hub.register("older", cancel=lambda: cancel("older"))
+            hub.register("newer", cancel=lambda: cancel("newer"), on_undelivered=log.append)
+            hub.source("newer").send(1)
+            hub.task_group.start_soon(anyio.sleep_forever)
+            ending.set()
+
+    task = asyncio.ensure_future(main())
+    await ending.wait()
+    for _ in range(times):
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["newer", "older", 1]
+
+
+@pytest.mark.parametrize("how", ["wait_for", "timeout"])
+async def test_an_end_that_exceeds_asyncios_time_limit_is_completed_and_then_reported(
+    backend_name: str, how: str
+) -> None:
+    if backend_name == "trio" or (how == "timeout" and sys.version_info < (3, 11)):
+        return
+    log: list[str] = []
+    go_on = threading.Event()
+
+    def cancel() -> None:
+        assert go_on.wait(10)
+        log.append("cancel")
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            hub.register("library", cancel=cancel)
+
+    async def limited() -> None:
+        if how == "wait_for":
+            await asyncio.wait_for(main(), 0.01)
+        else:
+            async with asyncio.timeout(0.01):  # type: ignore[attr-defined]  # from 3.11 on
+                await main()
+
+    task = asyncio.ensure_future(limited())
+    over = time.monotonic() + 0.02
+    await eventually(lambda: time.monotonic() > over)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.TimeoutError):
+        await task
+    assert log == ["cancel"]
 
 
 # -- open_source -----------------------------------------------------------------------------------
 
 
-class Library:
-    """A library with a thread that calls back until it is stopped, which joins the thread."""
+def nothing(_: object) -> None:
+    pass
 
-    def __init__(self) -> None:
-        self.log: list[str] = []
 
-    def start(self, portal: dss.Portal[int]) -> str:
-        self.portal = portal
-        self.log.append(f"start, hub's thread: {threading.current_thread() is self.home}")
+async def test_start_and_stop_run_in_threads_of_their_own_while_the_hub_is_live() -> None:
+    seen: list[threading.Thread] = []
+
+    def start(portal: dss.Portal[int]) -> str:
+        seen.append(threading.current_thread())
+        portal.send(1)
         return "value"
 
-    def stop(self, value: str) -> None:
-        self.log.append(f"stop {value}, hub's thread: {threading.current_thread() is self.home}")
+    def stop(value: str) -> None:
+        seen.append(threading.current_thread())
+        assert value == "value"
+        assert hub.portal.offer(2), "the hub goes on"
 
-    home = threading.main_thread()
-
-
-async def test_start_and_stop_run_in_worker_threads() -> None:
-    library = Library()
     async with dss.open_hub[int]() as hub:
-        async with hub.open_source("library", library.start, library.stop) as source:
+        async with hub.open_source("library", start, stop) as source:
             assert source.value == "value"
             assert hub.source("library") is source.portal
-            source.portal.send(1)
             assert await hub.receive() == 1
+        assert await hub.receive() == 2
         with pytest.raises(LookupError, match="registered are: none"):
             hub.source("library")
-        with pytest.raises(anyio.ClosedResourceError):
+        with pytest.raises(ClosedResourceError):
             source.portal.send(2)
-    assert library.log == ["start, hub's thread: False", "stop value, hub's thread: False"]
+    assert len({thread.name for thread in seen} | {threading.current_thread().name}) == 3
+    assert all(thread.daemon for thread in seen)
 
 
-async def test_start_may_wait_until_the_hub_has_received() -> None:
-    async with dss.open_hub[int](1) as hub:
+async def test_start_may_block_until_what_it_has_sent_was_received() -> None:
+    async with dss.open_hub[int](1) as hub, anyio.create_task_group() as tasks:
+        delivered = threading.Event()
 
-        def start(portal: dss.Portal[int]) -> None:
+        def start(portal: dss.Portal[int]) -> bool:
             portal.send_many([1, 2, 3])
+            return delivered.wait(10)
 
         async def receive() -> None:
             for number in (1, 2, 3):
                 assert await hub.receive() == number
+            delivered.set()
 
-        hub.task_group.start_soon(receive)
-        with anyio.fail_after(10):
-            async with hub.open_source("library", start, lambda _: None):
-                pass
+        tasks.start_soon(receive)
+        async with hub.open_source("library", start, nothing) as source:
+            assert source.value is True
 
 
-async def test_what_start_raises_is_raised_and_stop_is_not_called() -> None:
+@pytest.mark.parametrize("exception", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
+async def test_what_start_raises_is_raised_and_stop_is_not_called(
+    exception: type[BaseException],
+) -> None:
+    handed_back: list[int] = []
+
+    def start(portal: dss.Portal[int]) -> None:
+        portal.send(1)
+        raise exception("start")
+
     async with dss.open_hub[int]() as hub:
-        with pytest.raises(ZeroDivisionError):
-            async with hub.open_source("library", lambda _: 1 / 0, lambda _: pytest.fail("stop")):
-                pytest.fail("not reached")
+        with pytest.raises(exception, match="start"):
+            async with hub.open_source(
+                "library",
+                start,
+                lambda _: pytest.fail("stop was called"),
+                on_undelivered=handed_back.append,
+            ):
+                pytest.fail("the body was run")
         assert hub.statistics().sources == {}
+        assert handed_back == [1]
+        hub.register("library").close()
 
 
-async def test_a_start_that_waits_for_the_hub_is_released_when_it_is_cancelled() -> None:
-    log: list[str] = []
-    async with dss.open_hub[int](1) as hub:
-        hub.portal.send(0)
+async def test_what_stop_raises_is_grouped_also_with_what_the_body_raised() -> None:
+    def stop(_: object) -> None:
+        raise KeyError("stop")
 
-        def start(portal: dss.Portal[int]) -> str:
-            try:
-                portal.send(1)
-            except anyio.ClosedResourceError:
-                log.append("released")
-            return "value"
-
-        with anyio.fail_after(10), anyio.CancelScope() as scope:
-            async with anyio.create_task_group() as tasks:
-
-                async def cancel() -> None:
-                    while not hub.blocked():
-                        await anyio.lowlevel.checkpoint()
-                    scope.cancel()
-
-                tasks.start_soon(cancel)
-                async with hub.open_source("library", start, log.append):
-                    pytest.fail("not reached")
-        assert scope.cancelled_caught
-    assert log == ["released", "value"]
-
-
-async def test_stop_runs_also_if_the_portal_was_closed_and_exactly_once() -> None:
-    stopped: list[None] = []
     async with dss.open_hub[int]() as hub:
-        async with hub.open_source("library", lambda _: None, stopped.append) as source:
-            source.portal.close()
-        assert stopped == [None]
+        with pytest.raises(ExceptionGroup) as caught:
+            async with hub.open_source("library", nothing, stop):
+                pass
+        assert [type(exc) for exc in caught.value.exceptions] == [KeyError]
+        with pytest.raises(ExceptionGroup) as caught:
+            async with hub.open_source("library", nothing, stop):
+                raise ValueError("body")
+        assert [type(exc) for exc in caught.value.exceptions] == [ValueError, KeyError]
+        with anyio.CancelScope() as scope:
+            with pytest.raises(ExceptionGroup) as caught:
+                async with hub.open_source("library", nothing, stop):
+                    scope.cancel()
+                    await anyio.sleep_forever()
+        assert [type(exc) for exc in caught.value.exceptions] == [KeyError]
+
+
+@pytest.mark.parametrize("exception", [KeyError, KeyboardInterrupt, SystemExit])
+async def test_what_the_body_of_a_source_alone_raises_is_not_wrapped(
+    exception: type[BaseException],
+) -> None:
+    stopped: list[None] = []
+    raised = exception()
+    async with dss.open_hub[int]() as hub:
+        with pytest.raises(exception) as caught:
+            async with hub.open_source("library", nothing, stopped.append):
+                raise raised
+    assert caught.value is raised
     assert stopped == [None]
 
 
-async def test_a_stop_that_does_not_return_is_given_up_with_an_error() -> None:
-    forever = threading.Event()
-    with pytest.raises(ExceptionGroup) as caught:
-        async with dss.open_hub[int]() as hub:
-            async with hub.open_source(
-                "library", lambda _: None, lambda _: forever.wait(30), stop_timeout=0.05
-            ):
+async def test_a_stop_that_does_not_return_in_time_is_an_error_and_goes_on() -> None:
+    go_on = threading.Event()
+    stopped = threading.Event()
+
+    def stop(_: object) -> None:
+        assert go_on.wait(10)
+        stopped.set()
+
+    async with dss.open_hub[int]() as hub:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with hub.open_source("library", nothing, stop, stop_timeout=0.02):
                 pass
-    forever.set()
+        assert not stopped.is_set()
+        assert hub.portal.offer(1), "the hub goes on as well"
     [error] = caught.value.exceptions
     assert isinstance(error, TimeoutError)
-    assert "stopping source 'library' takes longer than 0.05 s" in str(error)
+    assert "stopping source 'library' takes longer than 0.02 s" in str(error)
+    go_on.set()
+    until(stopped.is_set)
+
+
+async def test_a_start_that_is_cancelled_while_it_waits_for_the_hub_is_released_and_stopped() -> (
+    None
+):
+    log: list[str] = []
+    async with dss.open_hub[int](1) as hub, anyio.create_task_group() as tasks:
+        hub.portal.send(0)
+
+        def start(portal: dss.Portal[int]) -> str:
+            with pytest.raises(ClosedResourceError):
+                portal.send(1)
+            log.append("released")
+            return "value"
+
+        async def cancel() -> None:
+            await eventually(hub.blocked)
+            scope.cancel()
+
+        tasks.start_soon(cancel)
+        with anyio.CancelScope() as scope:
+            async with hub.open_source("library", start, lambda value: log.append(f"stop {value}")):
+                pytest.fail("the body was run")
+        assert scope.cancelled_caught
+        assert log == ["released", "stop value"]
+
+
+async def test_a_start_that_is_natively_cancelled_again_and_again_is_stopped(
+    backend_name: str,
+) -> None:
+    if backend_name == "trio":
+        return
+    log: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def start(_: object) -> str:
+        entered.set()
+        assert go_on.wait(10)
+        return "value"
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            async with hub.open_source("library", start, log.append):
+                pytest.fail("the body was run")
+
+    task = asyncio.ensure_future(main())
+    await eventually(entered.is_set)
+    for _ in range(3):
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert log == ["value"]
+
+
+async def test_a_start_that_returns_too_late_is_an_error_and_is_stopped_when_it_does() -> None:
+    log: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def start(_: object) -> str:
+        entered.set()
+        assert go_on.wait(10)
+        return "value"
+
+    async def cancel() -> None:
+        await eventually(entered.is_set)
+        scope.cancel()
+
+    async with dss.open_hub[int]() as hub, anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
+        with anyio.CancelScope() as scope:
+            with pytest.raises(ExceptionGroup) as caught:
+                async with hub.open_source("library", start, log.append, stop_timeout=0.02):
+                    pytest.fail("the body was run")
+        assert log == []
+        assert hub.statistics().sources == {}
+    [error] = caught.value.exceptions
+    assert isinstance(error, TimeoutError)
+    assert "starting source 'library'" in str(error)
+    go_on.set()
+    until(lambda: log == ["value"])
+
+
+async def test_a_start_that_is_natively_cancelled_and_returns_too_late_is_stopped_when_it_does(
+    backend_name: str,
+) -> None:
+    if backend_name == "trio":
+        return
+    log: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+
+    def start(_: object) -> str:
+        entered.set()
+        assert go_on.wait(10)
+        return "value"
+
+    async def main() -> None:
+        async with hub.open_source("library", start, log.append, stop_timeout=0.02):
+            pytest.fail("the body was run")
+
+    async with dss.open_hub[int]() as hub:
+        task = asyncio.ensure_future(main())
+        await eventually(entered.is_set)
+        task.cancel()
+        [outcome] = await asyncio.gather(task, return_exceptions=True)
+        go_on.set()
+        await eventually(lambda: log == ["value"], timeout=3)
+        assert isinstance(outcome, ExceptionGroup)
+        assert [type(exc) for exc in outcome.exceptions] == [TimeoutError]
+
+
+async def test_stop_is_called_also_if_the_portal_was_closed_inside_and_exactly_once() -> None:
+    stopped: list[str] = []
+    async with dss.open_hub[int]() as hub:
+        for end in ("close", "abort"):
+            async with hub.open_source(
+                "library", nothing, lambda _, end=end: stopped.append(end)
+            ) as source:
+                getattr(source.portal, end)()
+                assert stopped.count(end) == 0
+            assert stopped.count(end) == 1
+        async with hub.open_source("library", nothing, lambda _: stopped.append("senders")):
+            hub.close_senders()
+    assert stopped == ["close", "abort", "senders"]
+
+
+async def test_a_source_that_outlives_its_hub_is_stopped_by_the_hub_exactly_once() -> None:
+    log: list[object] = []
+    async with dss.open_hub[int]() as hub:
+        hub.register("older", cancel=lambda: log.append("cancel older"))
+        opened = hub.open_source(
+            "library",
+            lambda portal: portal.send(1),
+            lambda _: log.append("stop"),
+            on_undelivered=log.append,
+        )
+        await opened.__aenter__()
+        hub.register("newer", cancel=lambda: log.append("cancel newer"))
+    assert log == ["cancel newer", "stop", "cancel older", 1]
+    await opened.__aexit__(None, None, None)
+    assert log == ["cancel newer", "stop", "cancel older", 1]
+
+
+async def test_a_source_in_a_task_of_the_hub_is_stopped_when_the_hub_ends() -> None:
+    log: list[str] = []
+
+    async def live(task_status: anyio.abc.TaskStatus[None]) -> None:
+        async with hub.open_source("library", nothing, lambda _: log.append("stop")):
+            task_status.started()
+            await anyio.sleep_forever()
+
+    async with dss.open_hub[int]() as hub:
+        hub.register("registered", cancel=lambda: log.append("cancel"))
+        await hub.task_group.start(live)
+    assert log == ["stop", "cancel"]
+
+
+async def test_the_end_of_one_source_goes_in_order_and_leaves_the_others_alone() -> None:
+    """Release, let the calls leave, stop, hand back: as the end of the hub does."""
+    log: list[object] = []
+    async with dss.open_hub[int](2) as hub:
+        other = hub.register("other", cancel=lambda: log.append("cancel other"))
+
+        def start(portal: dss.Portal[int]) -> threading.Thread:
+            clone = portal.clone()
+            portal.send(1)
+            clone.send(2)
+
+            def send() -> None:
+                with pytest.raises(ClosedResourceError):
+                    clone.send(3)
+                log.append(f"released, more is accepted: {portal.offer(0)}")
+
+            thread = threading.Thread(target=send)
+            thread.start()
+            return thread
+
+        def stop(thread: threading.Thread) -> None:
+            thread.join(10)
+            log.append("stop")
+            log.extend(f"{call.source} still waits" for call in hub.blocked())
+
+        with contextlib.ExitStack() as stack:
+            async with hub.open_source("library", start, stop, on_undelivered=log.append):
+                until(hub.blocked)
+                stack.enter_context(threads(lambda: other.send(4)))
+                until(lambda: len(hub.blocked()) == 2)
+            assert log == [
+                "released, more is accepted: False",
+                "stop",
+                "other still waits",
+                1,
+                2,
+            ]
+            log.clear()
+        assert await hub.receive_many() == [4]
+        assert other.offer(5)
+    assert log == ["cancel other"]
+
+
+async def test_what_a_source_has_queued_goes_back_to_it_after_it_was_stopped() -> None:
+    log: list[object] = []
+    async with dss.open_hub[int]() as hub:
+        hub.portal.send(0)
+        async with hub.open_source(
+            "library",
+            lambda portal: portal.send_many([1, 2]),
+            lambda _: log.append("stop"),
+            on_undelivered=log.append,
+        ):
+            pass
+        assert log == ["stop", 1, 2]
+        assert await hub.receive_many() == [0]
+    assert hub.statistics()[6:9] == (1, 0, 2)  # received, dropped, undelivered
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("arguments", "error"),
     [
-        lambda: None,
-        lambda: (_ for _ in ()).throw(KeyError()),
+        ({"name": 1}, TypeError),
+        ({"start": None}, TypeError),
+        ({"stop": 1}, TypeError),
+        ({"stop_timeout": -1}, ValueError),
+        ({"stop_timeout": math.nan}, ValueError),
+        ({"stop_timeout": None}, TypeError),
+        ({"stop_timeout": "1"}, TypeError),
+        ({"decode": 1}, TypeError),
+        ({"on_undelivered": 1}, TypeError),
+        ({"name": "taken"}, ValueError),
     ],
 )
-async def test_what_a_source_has_sent_goes_back_to_it_after_stop(end: Callable[[], None]) -> None:
-    log: list[object] = []
+async def test_a_source_that_cannot_be_opened_is_refused_and_leaves_nothing_behind(
+    arguments: dict[str, Any], error: type[Exception]
+) -> None:
     async with dss.open_hub[int]() as hub:
+        hub.register("taken")
+        complete: dict[str, Any] = {"name": "library", "start": nothing, "stop": nothing}
+        with pytest.raises(error):
+            async with hub.open_source(**{**complete, **arguments}):
+                pytest.fail("the body was run")
+        assert list(hub.statistics().sources) == ["taken"]
+        hub.close_senders()
+        with pytest.raises(ClosedResourceError):
+            async with hub.open_source(**complete):
+                pytest.fail("the body was run")
+
+
+# -- decode, and what goes wrong in hooks ----------------------------------------------------------
+
+
+async def test_decode_runs_in_the_hubs_thread_when_the_item_is_received() -> None:
+    seen: list[threading.Thread] = []
+
+    def decode(item: bytes) -> str:
+        seen.append(threading.current_thread())
+        return item.decode()
+
+    async with dss.open_hub[str]() as hub:
+        portal = hub.register("library", decode=decode)
+        with threads(lambda: portal.send_many([b"1", b"2", b"3"])) as [thread]:
+            thread.join()
+            assert seen == []
+            assert await hub.receive() == "1"
+            assert await hub.receive_many(1) == ["2"]
+            assert [item async for item in closing(hub)] == ["3"]
+        assert set(seen) == {threading.current_thread()}
+
+
+def closing(hub: dss.Hub[Any]) -> dss.Hub[Any]:
+    """Iterate over what there is."""
+    hub.close_senders()
+    return hub
+
+
+@pytest.mark.parametrize("how", ["receive", "receive_nowait", "receive_many", "iterate"])
+async def test_what_cannot_be_decoded_is_passed_over_and_is_not_the_end_of_the_stream(
+    how: str,
+) -> None:
+    told: list[tuple[str, str | None]] = []
+    handed_back: list[str] = []
+    async with dss.open_hub[int](
+        on_error=lambda exc, source: told.append((type(exc).__name__, source))
+    ) as hub:
+        portal = hub.register("library", decode=int, on_undelivered=handed_back.append)
+        portal.send_many(["x", "1", "y", "2", "z"])
+        hub.close_senders()
+        received: list[int] = []
+        while True:
+            try:
+                if how == "receive":
+                    received.append(await hub.receive())
+                elif how == "receive_nowait":
+                    received.append(hub.receive_nowait())
+                elif how == "receive_many":
+                    received += await hub.receive_many(1)
+                else:
+                    received += [item async for item in hub]
+                    break
+            except EndOfStream:
+                break
+        assert received == [1, 2]
+        assert handed_back == ["x", "y", "z"]
+        assert told == [("ValueError", "library")] * 3
+        assert hub.statistics().sources["library"] == (2, 0, 0, 3)
+
+
+async def test_errors_of_hooks_go_to_on_error_in_the_hubs_thread() -> None:
+    told: list[tuple[str, str | None]] = []
+    home = threading.current_thread()
+
+    def on_error(exc: BaseException, source: str | None) -> None:
+        assert threading.current_thread() is home
+        told.append((type(exc).__name__, source))
+
+    def refuse(item: object) -> None:
+        raise KeyError(item)
+
+    async with dss.open_hub[int](on_error=on_error) as hub:
+        portal = hub.register("library", decode=int, on_undelivered=refuse)
+        callback = portal.send_callback(lambda item: item.upper())
+        own = hub.portal.send_callback(lambda item: item.upper())
+        with threads(lambda: [callback(5), callback("x"), own(6), portal.send("7")]):
+            assert await hub.receive() == 7
+        portal.send("8")
+    # The "8" that nobody has received, and that could not be handed back: after the end.
+    assert sorted(told, key=repr) == sorted(
+        [
+            ("AttributeError", "library"),
+            ("AttributeError", None),
+            ("ValueError", "library"),
+            ("KeyError", "library"),
+            ("KeyError", "library"),
+        ],
+        key=repr,
+    )
+    assert hub.statistics().errors == 5
+    assert hub.statistics().undelivered == 2
+
+
+async def test_an_error_wakes_a_hub_that_sleeps() -> None:
+    told = threading.Event()
+    async with dss.open_hub[int](on_error=lambda *_: told.set()) as hub:
+        callback = hub.portal.send_callback(lambda: 1 / 0)
+        hub.task_group.start_soon(hub.receive)
+        await asleep(hub)
+        with threads(callback):
+            await eventually(told.is_set)
+        assert hub.statistics().tasks_waiting_receive == 1, "the receiver goes on sleeping"
+
+
+async def test_without_on_error_they_are_logged_with_their_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.ERROR, "dss_anyio"):
+        async with dss.open_hub[int]() as hub:
+            portal = hub.register("numbers", decode=int)
+            portal.send_many(["x", "1"])
+            assert await hub.receive() == 1
+            hub.portal.send_callback(lambda: 1 / 0)()
+    [one, other] = caplog.records
+    assert (one.name, one.levelname) == ("dss_anyio", "ERROR")
+    assert "error in source 'numbers': ValueError(" in one.getMessage()
+    assert one.exc_info is not None
+    assert one.exc_info[0] is ValueError
+    assert "error in the hub's own portal: ZeroDivisionError(" in other.getMessage()
+
+
+# -- looking at it ---------------------------------------------------------------------------------
+
+
+async def test_the_statistics_of_each_source_add_up() -> None:
+    async with dss.open_hub[int](3, overflow="drop_oldest") as hub:
+        one, other = hub.register("one"), hub.register("other")
+        clone = one.clone()
+        hub.portal.send(0)
+        one.send_many([1, 2])
+        clone.send(3)  # in the place of 0
+        other.send(4)  # in the place of 1
+        assert await hub.receive() == 2
+        clone.abort()  # takes 3 back
+        counts = hub.statistics()
+        assert counts.sources == {"one": (1, 0, 1, 1), "other": (0, 1, 0, 0)}
+        assert [source.sent for source in counts.sources.values()] == [3, 1]
+        assert (counts.received, counts.queued, counts.dropped, counts.undelivered) == (1, 1, 2, 1)
+        assert counts.sent == 5
+        other.close()
+        assert set(hub.statistics().sources) == {"one"}
+        assert hub.statistics().sent == 5
+
+
+async def test_blocked_says_who_waits_where_and_for_how_long() -> None:
+    async with dss.open_hub[int](1) as hub:
+        hub.portal.send(0)
+        portal = hub.register("library")
+        idents: list[int] = []
+
+        def send() -> None:
+            idents.append(threading.get_ident())
+            portal.send_many([1, 2])
+
+        with threads(send) as [thread]:
+            until(hub.blocked)
+            hub.task_group.start_soon(hub.portal.asend, 3)
+            await eventually(lambda: len(hub.blocked()) == 2)
+            first, second = hub.blocked()
+            assert first[:2] == ("library", "send_many")
+            assert second[:2] == (None, "asend")
+            assert [first.thread] == idents
+            assert (first.thread_name, second.thread_name) == (
+                thread.name,
+                threading.current_thread().name,
+            )
+            assert first.seconds >= second.seconds >= 0
+            until(lambda: hub.blocked()[0].seconds > first.seconds)
+            assert sorted([await hub.receive() for _ in range(4)]) == [0, 1, 2, 3]
+        assert hub.blocked() == []
+
+
+# -- asend -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", BACKENDS)
+async def test_another_event_loop_sends_and_goes_on_while_it_waits(other: str) -> None:
+    async with dss.open_hub[int](1) as hub:
+        ticks = 0
+
+        async def produce() -> None:
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await anyio.sleep(0.0005)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(tick)
+                with hub.portal.clone() as portal:
+                    for number in range(50):
+                        await portal.asend(number)
+                tasks.cancel_scope.cancel()
+
+        backend, options = BACKENDS[other]
+        with threads(lambda: anyio.run(produce, backend=backend, backend_options=options)):
+            until(hub.blocked)
+            seen = ticks
+            until(lambda: ticks > seen + 2)
+            assert [await hub.receive() for _ in range(50)] == list(range(50))
+
+
+async def test_the_end_of_the_hub_releases_asend_in_every_event_loop() -> None:
+    outcomes: list[str] = []
+
+    async def send() -> None:
         try:
-            async with hub.open_source(
-                "library",
-                lambda portal: portal.send_many([1, 2]),
-                lambda _: log.append("stop"),
-                on_undelivered=log.append,
-            ):
-                end()
-        except KeyError:
-            log.append("error")
-        assert log[:3] == ["stop", 1, 2]
-        assert len(hub) == 0
+            await hub.portal.asend(1)
+        except BrokenResourceError:
+            outcomes.append("broken")
+
+    started: list[threading.Thread] = []
+    async with anyio.create_task_group() as tasks:
+        async with dss.open_hub[int](1) as hub:
+            hub.portal.send(0)
+            tasks.start_soon(send)
+            for backend, options in BACKENDS.values():
+                run = partial(anyio.run, send, backend=backend, backend_options=options)
+                started.append(threading.Thread(target=run))
+                started[-1].start()
+            await eventually(lambda: len(hub.blocked()) == 4)
+    for thread in started:
+        thread.join(10)
+    assert outcomes == ["broken"] * 4

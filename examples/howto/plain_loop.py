@@ -1,4 +1,4 @@
-"""A hub in a program that has nothing else to wait for."""
+"""A program that has nothing else to wait for."""
 
 import threading
 
@@ -16,6 +16,6 @@ with dss.open_polled_hub[int]() as hub:
     threading.Thread(target=work, args=[hub.portal]).start()
     try:
         while hub.wait(timeout=10):
-            print(hub.poll(max_items=2))
+            print(hub.poll())
     except anyio.EndOfStream:
         print("that was all")

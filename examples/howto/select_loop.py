@@ -8,21 +8,26 @@ import dss_anyio as dss
 
 ours, theirs = socket.socketpair()
 
+
+def work(portal: dss.Portal[str]) -> None:
+    portal.send_many(["one", "two"])
+    theirs.send(b"data")
+
+
 with (
     dss.open_polled_hub[str]() as hub,
     selectors.DefaultSelector() as selector,
     ours,
     theirs,
 ):
-    selector.register(hub, selectors.EVENT_READ, "hub")
-    selector.register(ours, selectors.EVENT_READ, "socket")
-    threading.Thread(target=hub.portal.send_many, args=[["one", "two"]]).start()
-    threading.Timer(0.2, theirs.send, [b"data"]).start()
-    open_ends = {"hub", "socket"}
-    while open_ends:
+    selector.register(hub, selectors.EVENT_READ)
+    selector.register(ours, selectors.EVENT_READ)
+    threading.Thread(target=work, args=[hub.portal]).start()
+    quiet = {hub, ours}
+    while quiet:
         for key, _ in selector.select():
-            if key.data == "hub":
+            if key.fileobj is hub:
                 print("from the hub:", hub.poll())
             else:
                 print("from the socket:", ours.recv(10))
-            open_ends.discard(key.data)
+            quiet.discard(key.fileobj)

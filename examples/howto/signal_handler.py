@@ -1,4 +1,4 @@
-"""Send from a signal handler and from a finalizer: offer() may be called at any bytecode."""
+"""Send from a signal handler and from a finalizer."""
 
 import signal
 import sys
@@ -15,11 +15,13 @@ class Resource:
 
 async def main() -> None:
     async with dss.open_hub[str]() as hub:
-        signal.signal(signal.SIGUSR1, lambda *_: hub.portal.offer("a signal came"))
-        signal.raise_signal(signal.SIGUSR1)
+        offer = hub.portal.offer
+        signal.signal(signal.SIGTERM, lambda *_: offer("a signal came"))
+        signal.raise_signal(signal.SIGTERM)
         print(await hub.receive())
+
         resource = Resource()
-        weakref.finalize(resource, hub.portal.offer, "a resource is gone")
+        weakref.finalize(resource, offer, "a resource is gone")
         del resource
         print(await hub.receive())
 

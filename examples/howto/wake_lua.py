@@ -1,4 +1,4 @@
-"""Wake a Lua program that waits in socket.select(). Needs lua5.1 and its socket library."""
+"""Wake a Lua program that waits in socket.select()."""
 
 import subprocess
 import threading
@@ -7,11 +7,11 @@ from pathlib import Path
 import dss_anyio as dss
 
 program = Path(__file__).with_name("neighbour.lua")
-with subprocess.Popen(["lua5.1", program], stdout=subprocess.PIPE, text=True) as lua:
+command = ["lua5.1", str(program)]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as lua:
     assert lua.stdout is not None
-    port = int(lua.stdout.readline())
-    with dss.open_polled_hub[str](wake_address=("127.0.0.1", port)) as hub:
+    address = ("127.0.0.1", int(lua.stdout.readline()))
+    with dss.open_polled_hub[str](wake_address=address) as hub:
         threading.Thread(target=hub.portal.send, args=["an item"]).start()
         print("Lua says:", lua.stdout.readline().strip())
-        hub.wait(timeout=10)
         print("polled:", hub.poll())

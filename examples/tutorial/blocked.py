@@ -1,4 +1,4 @@
-"""Why does this thread hang? Ask the hub. And see what becomes of the thread when the hub ends."""
+"""Why does this thread hang? And what becomes of it when the hub ends?"""
 
 import sys
 import threading
@@ -18,13 +18,13 @@ def produce(portal: dss.Portal[str]) -> None:
 
 async def main() -> None:
     async with dss.open_hub[str](2) as hub:
-        source = hub.register("producer")
-        thread = threading.Thread(target=produce, args=[source], name="producing thread")
+        portal = hub.register("producer")
+        thread = threading.Thread(target=produce, args=[portal], name="my thread")
         thread.start()
         while not hub.blocked():
             await anyio.sleep(0.01)
         for call in hub.blocked():
-            print(f"{call.thread_name!r} waits in {call.call}() of source {call.source!r}")
+            print(f"{call.thread_name} waits in {call.call}() of {call.source}")
     thread.join()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong without a hub: an asyncio queue does not know that another thread has put."""
+"""Broken: an asyncio queue does not wake its loop for another thread."""
 
 import asyncio
 import threading
@@ -6,12 +6,17 @@ import time
 
 
 async def main() -> None:
-    queue: asyncio.Queue[str] = asyncio.Queue()
-    threading.Timer(0.1, queue.put_nowait, ["an item"]).start()
-    started = time.monotonic()
-    asyncio.get_running_loop().call_later(1.0, print, "something else wakes the loop")
-    await queue.get()
-    print(f"sent after 0.1 s, received after {time.monotonic() - started:.1f} s")
+    queue: asyncio.Queue[float] = asyncio.Queue()
+
+    def send() -> None:
+        queue.put_nowait(time.monotonic())
+
+    threading.Timer(0.1, send).start()
+    # Something that wakes the loop one second later. Without it: never.
+    asyncio.get_running_loop().call_later(1.1, lambda: None)
+
+    sent = await queue.get()
+    print(f"received {time.monotonic() - sent:.0f} s after it was sent")
 
 
 asyncio.run(main())

@@ -9,21 +9,20 @@ import dss_anyio as dss
 
 
 def send_ten(portal: dss.Portal[int]) -> None:
-    for number in range(10):
-        portal.offer(number)
+    print("accepted:", sum(portal.offer(number) for number in range(10)))
 
 
 async def main() -> None:
     for policy in ("block", "drop_oldest", "drop_newest"):
         async with dss.open_hub[int](3, overflow=policy) as hub:
-            returned: list[int] = []
-            source = hub.register("sensor", on_undelivered=returned.append)
-            sender = threading.Thread(target=send_ten, args=[source])
+            back: list[int] = []
+            portal = hub.register("sensor", on_undelivered=back.append)
+            sender = threading.Thread(target=send_ten, args=[portal])
             sender.start()
-            sender.join()  # the loop is busy meanwhile
-            received = await hub.receive_many()
+            sender.join()  # the loop does something else meanwhile
+            print(f"{policy}: received {await hub.receive_many()}, dropped {back}")
             counts = hub.statistics()
-            print(f"{policy}: received {received}, dropped {counts.dropped}, sent {counts.sent}")
+            print(f"sent {counts.sent} = {counts.received} + {counts.dropped}\n")
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

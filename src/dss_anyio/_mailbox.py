@@ -45,6 +45,7 @@ from ._errors import Refusal, nothing_there, other_process, portal_aborted
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 Ring: TypeAlias = Callable[[], object]
 
+MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
 
 
@@ -470,9 +471,10 @@ class Mailbox:
     def take(self) -> Any:
         """Take the oldest item. Never waits.
 
-        :raises anyio.WouldBlock: if there is none
+        :raises anyio.WouldBlock: if there is none, or none among the next 128 that were found: the
+            receiver lets its event loop run then, and comes back
         """
-        while True:
+        for _ in range(MOST_MISSES):
             try:
                 entry = self._move(1).pop() if self._replaces else self.items.popleft()
             except IndexError:
@@ -493,6 +495,7 @@ class Mailbox:
                 received, item = self._decode(*opened)
                 if received:
                     return item
+        raise nothing_there()
 
     def take_many(self, most: int | None) -> list[Any]:
         """Take what is there now, at most *most*. Never waits; the list may be empty."""
@@ -501,7 +504,7 @@ class Mailbox:
             raise interrupt
         while self._meet_sender() and (most is None or len(self.items) < most):
             pass
-        while True:
+        for _ in range(MOST_MISSES):
             many = len(self.items) if most is None else min(most, len(self.items))
             if self._replaces:
                 entries = self._move(many)
@@ -520,6 +523,7 @@ class Mailbox:
             if batch or not entries:
                 return batch
             # Nothing but husks, and what could not be decoded: that is not the end of the queue.
+        return []
 
     def _open_all(self, entries: list[Any]) -> list[Any]:
         batch: list[Any] = []

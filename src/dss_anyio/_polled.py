@@ -130,7 +130,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         batch: list[T_Item] = mailbox.take_many(max_items)
         if len(mailbox) or finished:
             mailbox.notify()  # what is left, and the end, stay readable
-        if finished and not batch:
+        if finished and not batch and not len(mailbox):
             raise receiver_closed() if mailbox.ended else no_more()
         return batch
 

@@ -89,6 +89,8 @@ class Sleepers:
             self._rouse()  # pass the wake on; if nobody sleeps now, disarm
             raise
         self._roused -= 1
+        if receiver._closed:  # pyright: ignore[reportPrivateUsage]  # of one room
+            self._rouse()  # it will not take the item that it may have been woken for
         if self.mailbox.ended:
             await checkpoint()  # if the end has cancelled this task as well, that comes first
 
@@ -189,7 +191,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
             item: T_Item = mailbox.take()
         except WouldBlock:
             self._sleepers.report_errors()
-            if finished:
+            if finished and not len(mailbox):
                 raise no_more() from None
             raise
         return item
@@ -214,7 +216,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
             if batch:
                 return batch
             self._sleepers.report_errors()
-            if finished:
+            if finished and not len(mailbox):
                 raise no_more()
             await self._sleepers.sleep(self)
 

@@ -1,0 +1,639 @@
+"""No thread is left behind, on any way out; and what happens at the end happens in its order.
+
+Each way out is taken by a program in ``ways_out/``, in a process of its own, with threads that are
+blocked in ``send`` and others that never stop calling. There is no time limit in those programs but
+the last resort: whoever is not released keeps the process from exiting.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+from conftest import threads, until
+
+import dss_anyio as dss
+from dss_anyio import _ending
+from dss_anyio._ending import end_source, end_sources
+from dss_anyio._errors import hub_gone, portal_aborted
+from dss_anyio._mailbox import Blocked, Lane, Mailbox, Source
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+LOOPS = ["asyncio", "uvloop", "trio"]
+RELEASED = [
+    f"{who} is released, then nothing is accepted"
+    for who in ("first", "second", "registered", "native")
+]
+NEVER_ON_STDERR = ["Exception ignored", "Fatal Python error", "ResourceWarning: Unclosed <"]
+# A KeyboardInterrupt that strikes in asyncio leaves more than that open.
+NEVER_WITHOUT_CTRL_C = ["ResourceWarning", "was destroyed", "never awaited", "never retrieved"]
+
+
+@dataclass
+class Left:
+    """What a program did that has left its hub."""
+
+    status: int
+    lines: list[str]
+    complaints: str
+
+    def released_everybody(self) -> bool:
+        return sorted(set(self.lines) & set(RELEASED)) == sorted(RELEASED)
+
+    def released_python_threads(self) -> bool:
+        """As far as one sees: Python does not wait for a thread that it has not made."""
+        return set(RELEASED[:3]) <= set(self.lines)
+
+
+def leave(program: str, *arguments: str) -> Left:
+    """Run a program of ``ways_out`` to its end. It gets a SIGINT when a line asks for it."""
+    path = Path(__file__).with_name("ways_out") / f"{program}.py"
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "dev", path, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+        assert process.stdin is not None and process.stdout is not None
+        lines: list[str] = []
+        with process:
+            for line in process.stdout:
+                lines.append(line.strip())
+                if lines[-1] == "SIGINT":
+                    process.send_signal(signal.SIGINT)
+                    process.stdin.write("!")
+                    process.stdin.flush()
+        stderr.seek(0)
+        return Left(process.returncode, lines, stderr.read())
+
+
+def check(
+    left: Left, status: int = 0, error: str | None = None, says: tuple[str, ...] = ()
+) -> None:
+    """*left* has ended with *status*, has said *says*, and complains of *error* only."""
+    assert left.status == status, f"{left.lines}\n{left.complaints}"
+    for line in says:
+        assert line in left.lines
+    for word in NEVER_ON_STDERR + (NEVER_WITHOUT_CTRL_C if status >= 0 else []):
+        assert word not in left.complaints
+    if error is None:
+        assert left.complaints == ""
+    else:
+        assert error in left.complaints
+        if status >= 0:
+            assert left.complaints.startswith(("Traceback", "  + Exception Group Traceback"))
+
+
+# -- Ways out of a hub in an event loop ------------------------------------------------------------
+
+KEYBOARD_INTERRUPT: dict[str, Any] = {"status": -signal.SIGINT, "error": "KeyboardInterrupt"}
+OUT_OF_A_LOOP: dict[str, dict[str, Any]] = {
+    "normally": {},
+    "normally_while_items_are_received": {},
+    "by_an_exception": {"status": 1, "error": "ValueError: in the body"},
+    "by_a_crashed_consumer": {"status": 1, "error": "ValueError: in the consumer"},
+    "by_a_cancelled_scope": {"says": ("cancelled: True",)},
+    "by_a_timeout": {"says": ("TimeoutError",)},
+    "by_ctrl_c": KEYBOARD_INTERRUPT,
+    "by_ctrl_c_while_items_are_received": KEYBOARD_INTERRUPT,
+    "by_ctrl_c_twice": KEYBOARD_INTERRUPT,
+    "by_sys_exit": {"status": 3},
+    "by_closing_it": {"says": ("blocked: 0",)},
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("way", OUT_OF_A_LOOP)
+def test_no_thread_is_left_behind_when_a_hub_in_a_loop_is_left(way: str, loop: str) -> None:
+    left = leave("in_a_loop", way, loop)
+    check(left, **OUT_OF_A_LOOP[way])
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_thread_is_left_behind_by_native_cancellation(loop: str) -> None:
+    left = leave("in_a_loop", "by_native_cancellation", loop)
+    check(left, says=("cancelled: True",))
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_a_second_native_cancellation_does_not_cut_the_end_short(loop: str) -> None:
+    left = leave("in_a_loop", "by_native_cancellation_twice", loop)
+    check(left, says=("still ending: True", "cancelled: True"))
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_no_thread_is_left_behind_by_an_async_generator_that_is_not_finished(loop: str) -> None:
+    left = leave("in_a_loop", "by_forgetting_a_generator", loop)
+    assert left.status == 0  # stderr has the backend's own opinion of such a program
+    assert left.released_everybody()
+
+
+# -- Ways out that the hub is not told of ----------------------------------------------------------
+
+OUT_OF_A_CLOSED_LOOP: dict[str, tuple[str, ...]] = {
+    "by_stopping_and_closing_the_loop": ("the library is stopped", "done: False"),
+    "by_stopping_and_closing_the_loop_and_a_collection": ("the library is stopped",),
+    "by_stopping_the_loop_and_destroying_the_coroutine": ("the library is stopped",),
+    "by_ctrl_c_and_closing_the_loop": ("KeyboardInterrupt:", "done: False"),
+    "by_an_end_that_was_stopped": ("the library is stopped",),
+}
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("way", OUT_OF_A_CLOSED_LOOP)
+def test_no_thread_is_left_behind_when_a_loop_is_closed_under_the_hub(way: str, loop: str) -> None:
+    left = leave("closed_loop", way, loop)
+    check(left, says=OUT_OF_A_CLOSED_LOOP[way])
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_python_exits_although_threads_wait_for_a_hub_in_a_daemon_thread(loop: str) -> None:
+    left = leave("at_exit", "with_a_loop_in_a_daemon_thread", loop)
+    check(left, says=("the library is stopped",))
+    assert left.released_python_threads()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_python_exits_although_a_hub_in_a_daemon_thread_receives_all_the_time(loop: str) -> None:
+    left = leave("at_exit", "with_a_busy_loop_in_a_daemon_thread", loop)
+    check(left)
+    assert left.released_python_threads()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_hub_in_a_thread_that_python_joins_lives_until_that_thread_ends(loop: str) -> None:
+    left = leave("at_exit", "with_a_loop_in_a_thread_that_ends_by_itself", loop)
+    check(left, says=("received after the main thread has ended: 4", "the library is stopped"))
+    assert left.released_python_threads()
+
+
+def test_python_exits_although_threads_wait_for_a_hub_in_a_stopped_loop() -> None:
+    left = leave("at_exit", "with_a_stopped_loop")
+    assert left.status == 0  # stderr has asyncio's complaint of a loop that is not closed
+    assert "Fatal Python error" not in left.complaints
+    assert left.released_python_threads()
+
+
+@pytest.mark.parametrize(
+    "way", ["with_an_open_polled_hub", "with_an_open_polled_hub_of_an_ended_thread"]
+)
+def test_python_exits_although_threads_wait_for_a_polled_hub_that_is_never_closed(way: str) -> None:
+    left = leave("at_exit", way)
+    assert left.status == 0
+    assert "the library is stopped" in left.lines
+    assert left.complaints.count("ResourceWarning: Unclosed <PolledHub") == 1
+    assert "Exception ignored" not in left.complaints
+    assert left.released_python_threads()
+
+
+# -- Ways out of a polled hub ----------------------------------------------------------------------
+
+OUT_OF_A_POLLED_HUB: dict[str, dict[str, Any]] = {
+    "normally": {},
+    "normally_after_items_were_polled": {},
+    "normally_after_a_select_loop": {},
+    "by_an_exception": {"status": 1, "error": "ValueError: in the body"},
+    "by_sys_exit": {"status": 3},
+    "by_ctrl_c_while_items_are_polled": KEYBOARD_INTERRUPT,
+    "by_ctrl_c_twice": KEYBOARD_INTERRUPT,
+    "by_a_signal_handler_that_closes_it": {"says": ("ClosedResourceError",)},
+    "by_another_thread_that_closes_it": {"says": ("ClosedResourceError",)},
+}
+
+
+@pytest.mark.parametrize("way", OUT_OF_A_POLLED_HUB)
+def test_no_thread_is_left_behind_when_a_polled_hub_is_left(way: str) -> None:
+    left = leave("polled", way)
+    check(left, **OUT_OF_A_POLLED_HUB[way])
+    assert left.released_everybody()
+
+
+def test_ctrl_c_wakes_the_thread_that_waits_for_items() -> None:
+    left = leave("polled", "by_ctrl_c_in_wait")
+    check(left, **KEYBOARD_INTERRUPT)
+    assert "in wait" in left.complaints
+
+
+@pytest.mark.parametrize("way", ["by_forgetting_it", "by_forgetting_it_in_a_cycle"])
+def test_no_thread_is_left_behind_by_a_hub_that_is_garbage(way: str) -> None:
+    left = leave("polled", way)
+    assert left.status == 0
+    assert "ResourceWarning: Unclosed <PolledHub" in left.complaints
+    assert "Exception ignored" not in left.complaints
+    assert left.released_everybody()
+
+
+# -- Forks -----------------------------------------------------------------------------------------
+
+FORKS = [
+    *(
+        (way, loop)
+        for way in ("in_the_loop_thread", "in_another_thread", "with_multiprocessing")
+        for loop in LOOPS
+    ),
+    ("in_the_loop_thread_and_leaving_the_block", "trio"),
+    ("with_a_polled_hub", "polled"),
+]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+@pytest.mark.parametrize(("way", "loop"), FORKS)
+def test_a_forked_child_has_a_dead_hub_and_the_parent_does_not_notice(way: str, loop: str) -> None:
+    left = leave("forked", way, loop)
+    check(
+        left,
+        says=(
+            "in the child nothing is accepted",
+            "in the child a new hub receives ['item']",
+            "status 0",
+            "the parent receives from 6 threads",
+        ),
+    )
+    assert any(line.endswith("late calls, 0 blocked") for line in left.lines)
+    assert not any("0 late calls" in line for line in left.lines)
+    assert [line for line in left.lines if line.startswith("library")] == ["library: stopped in 0"]
+    assert left.released_everybody()
+
+
+# -- Libraries that make it hard -------------------------------------------------------------------
+
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "that_joins_its_thread": ("joined",),
+    "that_joins_its_thread_in_c": ("joined",),
+    "that_joins_its_threads_and_lets_no_python_run": ("joined",),
+    "that_sends_when_it_is_stopped": ("at the end nothing is accepted",),
+    "that_closes_the_hub_when_it_is_stopped": ("closed again",),
+}
+
+
+@pytest.mark.parametrize("loop", [*LOOPS, "polled"])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_hub_can_be_left_with_a_library(library: str, loop: str) -> None:
+    left = leave("stopping", library, loop)
+    check(left, says=LIBRARIES[library])
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", [*LOOPS, "polled"])
+def test_libraries_that_fail_to_stop_do_not_keep_others_from_being_stopped(loop: str) -> None:
+    left = leave("stopping", "that_fails_to_stop", loop)
+    check(left)
+    assert [line for line in left.lines if line not in RELEASED] == [
+        "the last one is stopped",
+        "ValueError: library 2",
+        "ValueError: library 1",
+        "ValueError: library 0",
+        "over",
+    ]
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_library_that_never_stops_does_not_keep_python_from_exiting(loop: str) -> None:
+    left = leave("stopping", "open_one_that_never_stops", loop)
+    check(left, says=("stopping",))
+    assert [line.split(";")[0] for line in left.lines if "Error" in line] == [
+        "TimeoutError: stopping source 'library' takes longer than 0.1 s"
+    ]
+    assert left.released_everybody()
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_library_that_never_starts_does_not_keep_python_from_exiting(loop: str) -> None:
+    left = leave("stopping", "open_one_that_never_starts", loop)
+    check(left)
+    assert [line.split(";")[0] for line in left.lines] == [
+        "TimeoutError: starting source 'library' has not returned within 0.1 s of its end",
+        "over",
+    ]
+
+
+# -- What leaves the block -------------------------------------------------------------------------
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_consumer_in_the_task_group_is_cancelled_and_does_not_fail(turns: int) -> None:
+    """However far the wake has come that is on its way to the consumer when the block is left.
+
+    Guards against a consumer that was woken, but has not run: it must see its cancellation first,
+    and not a stream that was closed.
+    """
+
+    async def consume() -> None:
+        async for item in hub:
+            received.append(item)
+
+    received: list[str] = []
+    async with dss.open_hub[str]() as hub:
+        hub.task_group.start_soon(consume)
+        await anyio.wait_all_tasks_blocked()
+        hub.portal.send_nowait("item")
+        for _ in range(turns):
+            await anyio.lowlevel.checkpoint()
+    counts = hub.statistics()
+    assert (counts.received, counts.undelivered) in {(0, 1), (1, 0)}
+    assert len(received) == counts.received
+
+
+@pytest.mark.anyio
+async def test_an_exception_of_the_body_leaves_the_block_as_it_is() -> None:
+    error = ValueError()
+    with pytest.raises(ValueError) as caught:
+        async with dss.open_hub():
+            raise error
+    assert caught.value is error
+
+
+@pytest.mark.anyio
+async def test_an_exception_group_of_the_body_leaves_the_block_as_it_is() -> None:
+    group = ExceptionGroup("of the body", [ValueError()])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with dss.open_hub():
+            raise group
+    assert caught.value is group
+
+
+# -- The order of the end, step by step ------------------------------------------------------------
+
+
+@pytest.fixture
+def mailbox() -> Mailbox:
+    return Mailbox(4, "block")
+
+
+def open_source(mailbox: Mailbox, name: str, cancel: Callable[[], object]) -> Source:
+    source = Source(name)
+    source.set_cancel(cancel)
+    mailbox.open_lane(source)
+    mailbox.sources[name] = source
+    return source
+
+
+@contextmanager
+def before_bytecode(at: int, intrude: Callable[[], object]) -> Iterator[list[bool]]:
+    """Call *intrude* before bytecode number *at* that this thread runs inside of the library.
+
+    Yields a list that is not empty once that has happened.
+    """
+    left = at
+    intruded: list[bool] = []
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if not frame.f_globals.get("__name__", "").startswith("dss_anyio."):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if not left:
+                sys.settrace(None)
+                intruded.append(True)
+                intrude()
+            left -= 1
+        return trace
+
+    before = sys.gettrace()
+    gc.disable()  # or an earlier hub's end would be traced, wherever a collection hits
+    sys.settrace(trace)
+    try:
+        yield intruded
+    finally:
+        sys.settrace(before)
+        gc.enable()
+
+
+# On CPython 3.12 the first trace of a process yields no opcodes.
+with before_bytecode(0, int):
+    dss.open_polled_hub[int]().close()
+
+
+class Call:
+    """A thread that is inside of ``send`` until it is told to leave."""
+
+    def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
+        self._mailbox = mailbox
+        self._lane = lane
+        self._may_leave = threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        inside = len(mailbox.blocked)
+        self.thread.start()
+        until(lambda: len(mailbox.blocked) > inside)
+
+    def _run(self) -> None:
+        blocked = Blocked(self._lane, "item", "send", lambda: None)
+        self._mailbox.blocked[blocked] = None
+        self._may_leave.wait()
+        self._mailbox.leave(blocked)
+
+    def leave(self) -> None:
+        self._may_leave.set()
+        self.thread.join()
+
+
+def test_a_library_is_stopped_only_after_the_released_calls_have_left(mailbox: Mailbox) -> None:
+    stopped: list[str] = []
+    open_source(mailbox, "library", lambda: stopped.append("library"))
+    one, other = Call(mailbox, mailbox.root), Call(mailbox, mailbox.root)
+    mailbox.end(hub_gone)
+    with threads(lambda: end_sources(mailbox)):
+        until(lambda: mailbox.leaving)
+        one.leave()
+        assert not stopped
+        other.leave()
+    assert stopped == ["library"]
+    assert not mailbox.leaving
+
+
+def test_calls_that_do_not_leave_are_waited_for_only_so_long(
+    mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ending, "LEAVE_TIMEOUT", 0.02)
+    stopped: list[str] = []
+    open_source(mailbox, "library", lambda: stopped.append("library"))
+    stuck = Call(mailbox, mailbox.root)
+    mailbox.end(hub_gone)
+    assert end_sources(mailbox) == []
+    assert stopped == ["library"]
+    assert stuck.thread.is_alive()
+    stuck.leave()
+
+
+@pytest.fixture
+def for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for the wrong call waits until the test's time limit."""
+    monkeypatch.setattr(_ending, "LEAVE_TIMEOUT", 3600)
+
+
+@pytest.mark.usefixtures("for_ever")
+def test_an_end_does_not_wait_for_a_call_that_it_has_interrupted(mailbox: Mailbox) -> None:
+    """A signal handler may close the hub that the same thread is sending to."""
+    mailbox.blocked[Blocked(mailbox.root, "item", "send", lambda: None)] = None
+    mailbox.end(hub_gone)
+    assert end_sources(mailbox) == []
+
+
+@pytest.mark.usefixtures("for_ever")
+def test_the_end_of_one_source_waits_for_its_own_calls_only(mailbox: Mailbox) -> None:
+    stopped: list[str] = []
+    source = open_source(mailbox, "library", lambda: stopped.append("library"))
+    lanes = list(source.lanes)
+    somebody_else = Call(mailbox, mailbox.root)
+    for lane in lanes:
+        mailbox.close_lane(lane, portal_aborted)
+    assert end_source(mailbox, source, lanes) == []
+    assert stopped == ["library"]
+    somebody_else.leave()
+
+
+def test_nobody_leaves_unnoticed(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At whichever bytecode of the one who waits: it never waits for its own time limit.
+
+    Guards the order of the two lines ``left.clear()`` and ``inside = ...``.
+    """
+    monkeypatch.setattr(_ending, "LEAVE_TIMEOUT", 5.0)
+    asleep: list[bool] = []
+    for at in count():
+        call = Call(mailbox, mailbox.root)
+        # If it has gone to sleep before that bytecode, all were tried that come before.
+        alarm = threading.Timer(0.5, lambda call=call: (asleep.append(True), call.leave()))
+        alarm.start()
+        began = time.monotonic()
+        with before_bytecode(at, call.leave):
+            _ending._wait_until_left(mailbox, None)
+        alarm.cancel()
+        assert time.monotonic() - began < 5.0, f"the call has left before bytecode {at}"
+        if asleep:
+            break
+    assert at > 30, "it was hardly traced at all"
+
+
+def test_libraries_are_stopped_newest_first_and_get_their_items_back_last() -> None:
+    events: list[str] = []
+
+    def fail() -> None:
+        events.append("stop fails")
+        raise ValueError("in cancel")
+
+    hub = dss.open_polled_hub[str]()
+    for name in ("oldest", "middle", "newest"):
+        cancel = fail if name == "middle" else lambda name=name: events.append(f"stop {name}")
+        hub.register(name, cancel=cancel, on_undelivered=events.append).send(f"item of {name}")
+    with pytest.raises(ExceptionGroup) as caught:
+        hub.close()
+    assert events == [
+        "stop newest",
+        "stop fails",
+        "stop oldest",
+        "item of oldest",
+        "item of middle",
+        "item of newest",
+    ]
+    assert [str(exc) for exc in caught.value.exceptions] == ["in cancel"]
+
+
+def test_a_library_is_stopped_in_a_daemon_thread_that_is_named_after_it() -> None:
+    threads_seen: list[threading.Thread] = []
+    with dss.open_polled_hub() as hub:
+        hub.register("radio", cancel=lambda: threads_seen.append(threading.current_thread()))
+    (thread,) = threads_seen
+    assert thread.daemon
+    assert "radio" in thread.name
+    assert not thread.is_alive()
+
+
+def test_a_library_whose_portal_was_closed_is_not_stopped() -> None:
+    stopped: list[str] = []
+    with dss.open_polled_hub() as hub:
+        hub.register("closed", cancel=lambda: stopped.append("closed")).close()
+        hub.register("aborted", cancel=lambda: stopped.append("aborted")).abort()
+        hub.register("open", cancel=lambda: stopped.append("open"))
+    assert stopped == ["open"]
+
+
+@pytest.mark.usefixtures("switching_fast")
+def test_many_ends_at_once_stop_each_library_once() -> None:
+    """Guards ``popitem`` in ``end_sources``, and ``retire``, which a closing portal asks, too."""
+    for _ in range(30):
+        hub = dss.open_polled_hub()
+        stopped: list[int] = []
+        portals = [
+            hub.register(f"library {n}", cancel=lambda n=n: stopped.append(n)) for n in range(8)
+        ]
+        with threads(hub.close, hub.close, hub.close):
+            pass
+        assert sorted(stopped) == list(range(8))
+        for portal in portals:
+            portal.close()
+
+
+@pytest.mark.usefixtures("switching_fast")
+def test_a_library_that_unregisters_while_the_hub_ends_is_stopped_at_most_once() -> None:
+    for _ in range(50):
+        hub = dss.open_polled_hub()
+        stopped: list[str] = []
+        portal = hub.register("library", cancel=lambda: stopped.append("library"))
+        with threads(hub.close, portal.close):
+            pass
+        assert len(stopped) <= 1
+        with pytest.raises(LookupError):
+            hub.source("library")
+
+
+# -- Ctrl-C at every bytecode of the end -----------------------------------------------------------
+
+
+def press_ctrl_c() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed <PolledHub:ResourceWarning")
+@pytest.mark.parametrize("then", ["it is closed again", "it is forgotten"])
+def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> None:
+    left_behind: list[int] = []
+    for at in count():
+        hub = dss.open_polled_hub[str](1)
+        registered = hub.register("library")
+        hub.portal.send("item")
+        mailbox = hub._mailbox
+        released: list[Blocked] = []
+        for lane in (hub.portal._lane, registered._lane):
+            blocked = Blocked(lane, "item", "send", lambda: None)
+            # Whoever is woken leaves, as ``send`` does in its own thread.
+            blocked._wake = lambda each=blocked: (mailbox.leave(each), released.append(each))
+            mailbox.wait_for_room(blocked)
+        portal = hub.portal
+        with suppress(KeyboardInterrupt), before_bytecode(at, press_ctrl_c) as pressed:
+            hub.close()
+        if then == "it is closed again":
+            hub.close()
+        del hub
+        gc.collect(0)
+        if mailbox.blocked or portal.offer("late") or registered.offer("late"):
+            left_behind.append(at)
+        if not pressed:
+            break
+    assert left_behind == []
+    assert at > 300, "the end was hardly traced at all"

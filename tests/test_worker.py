@@ -1,0 +1,299 @@
+"""Threads for what may block, which a loop waits for, but not longer than it wants."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pytest
+from conftest import BACKENDS, until
+from test_receiver import eventually
+
+from dss_anyio._worker import Worker, start_daemon
+
+
+def run_python(program: str) -> list[str]:
+    """What *program* prints; it must end by itself, and without a complaint."""
+    done = subprocess.run(
+        [sys.executable, "-X", "dev", "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+# -- A thread --------------------------------------------------------------------------------------
+
+
+def test_it_is_a_daemon_with_a_name() -> None:
+    seen: list[threading.Thread] = []
+    thread = start_daemon(lambda: seen.append(threading.current_thread()), "a name")
+    thread.join(10)
+    assert seen == [thread]
+    assert thread.daemon
+    assert thread.name == "a name"
+
+
+def test_where_python_makes_no_more_threads_the_caller_does_it() -> None:
+    """Guards the ``except RuntimeError``: a stack larger than the memory cannot be made."""
+    pytest.importorskip("resource")
+    assert run_python(
+        """
+        import resource, threading
+        from dss_anyio._worker import start_daemon
+
+        def who():
+            print(threading.current_thread() is threading.main_thread())
+
+        threading.stack_size(1 << 30)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        thread = start_daemon(who, "no room")
+        print(thread.ident)
+        """
+    ) == ["True", "None"]
+
+
+def test_while_python_exits_the_caller_does_it() -> None:
+    """Guards ``is_finalizing``: until 3.11, ``start`` would wait for ever."""
+    assert run_python(
+        """
+        import threading
+        from dss_anyio._worker import start_daemon
+
+        class Last:
+            def __del__(self, start=start_daemon, print=print):
+                print(start(lambda: print("done"), "too late").ident)
+
+        # Nothing but the interpreter's end takes this apart: modules go after threads.
+        import sys
+        sys.last_of_all = Last()
+        """
+    ) == ["done", "None"]
+
+
+# -- A thread and a loop ---------------------------------------------------------------------------
+
+
+class Gate:
+    """Something to do that is entered, and left when somebody says so."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go_on = threading.Event()
+        self.left = threading.Event()
+
+    def __call__(self) -> str:
+        self.entered.set()
+        assert self.go_on.wait(10)
+        self.left.set()
+        return "result"
+
+
+@pytest.mark.anyio
+async def test_its_result_arrives_in_the_loop() -> None:
+    gate = Gate()
+    worker = Worker(gate, "gate")
+    await eventually(gate.entered.is_set)
+    assert not worker.done
+    with pytest.raises(TimeoutError):
+        worker.outcome()
+    gate.go_on.set()
+    assert await worker.result() == "result"
+    assert worker.done
+    assert worker.outcome() == "result"
+    assert await worker.result() == "result"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("exception", [KeyError, KeyboardInterrupt, SystemExit])
+async def test_what_it_raises_is_raised_in_the_loop_and_nowhere_else(
+    exception: type[BaseException], capfd: pytest.CaptureFixture[str]
+) -> None:
+    raised = exception("in the thread")
+
+    def fail() -> None:
+        raise raised
+
+    worker = Worker(fail, "fail")
+    with pytest.raises(exception) as caught:
+        await worker.result()
+    assert caught.value is raised
+    with pytest.raises(exception):
+        worker.outcome()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.anyio
+async def test_it_runs_in_a_daemon_thread_of_its_own() -> None:
+    workers = [Worker(threading.current_thread, f"number {number}") for number in range(3)]
+    seen = [await worker.result() for worker in workers]
+    assert [thread.name for thread in seen] == ["number 0", "number 1", "number 2"]
+    assert all(thread.daemon for thread in seen)
+
+
+@pytest.mark.anyio
+async def test_it_runs_although_all_of_anyios_worker_threads_are_in_use() -> None:
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    borrowers = [object() for _ in range(int(limiter.total_tokens))]
+    for borrower in borrowers:
+        limiter.acquire_on_behalf_of_nowait(borrower)
+    try:
+        with anyio.fail_after(10):
+            assert await Worker(lambda: "result", "worker").result() == "result"
+    finally:
+        for borrower in borrowers:
+            limiter.release_on_behalf_of(borrower)
+
+
+@pytest.mark.anyio
+async def test_waiting_for_the_result_can_be_cancelled_and_the_thread_goes_on() -> None:
+    gate = Gate()
+    worker = Worker(gate, "gate")
+    with anyio.move_on_after(0.01) as scope:
+        await worker.result()
+    assert scope.cancelled_caught
+    assert not gate.left.is_set()
+    gate.go_on.set()
+    assert await worker.result() == "result"
+
+
+@pytest.mark.anyio
+async def test_outlasting_it_makes_cancellation_wait() -> None:
+    gate = Gate()
+    worker = Worker(gate, "gate")
+
+    async def cancel() -> None:
+        await eventually(gate.entered.is_set)
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert not outlasted
+        gate.go_on.set()
+
+    outlasted: list[BaseException | None] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(cancel)
+        with anyio.CancelScope() as scope:
+            outlasted.append(await worker.outlast())
+            assert worker.outcome() == "result"
+            await anyio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert outlasted == [None], "the scope raises its own cancellation at the next checkpoint"
+
+
+@pytest.mark.anyio
+async def test_outlasting_it_ends_after_so_many_seconds() -> None:
+    gate = Gate()
+    worker = Worker(gate, "gate")
+    before = time.monotonic()
+    assert await worker.outlast(0.02) is None
+    assert time.monotonic() - before >= 0.019
+    assert not worker.done
+    with pytest.raises(TimeoutError):
+        worker.outcome()
+    gate.go_on.set()
+    assert await worker.outlast(10) is None
+    assert worker.outcome() == "result"
+
+
+@pytest.mark.anyio
+async def test_outlasting_it_takes_no_longer_than_it_does() -> None:
+    worker = Worker(lambda: "result", "worker")
+    await worker.result()
+    with anyio.fail_after(5):
+        assert await worker.outlast() is None
+        assert await worker.outlast(600) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("at_most", [None, 10])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_outlasting_it_returns_the_native_cancellation_that_came_meanwhile(
+    backend_name: str, times: int, at_most: float | None
+) -> None:
+    if backend_name == "trio":
+        return  # has no other cancellation than anyio's
+    gate = Gate()
+    worker = Worker(gate, "gate")
+
+    async def outlast() -> None:
+        cancelled = await worker.outlast(at_most)
+        assert worker.outcome() == "result"
+        assert isinstance(cancelled, asyncio.CancelledError)
+        raise cancelled
+
+    task = asyncio.ensure_future(outlast())
+    await anyio.lowlevel.checkpoint()  # it has begun to wait
+    for _ in range(times):
+        task.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert not task.done()
+    gate.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+
+
+@pytest.mark.anyio
+async def test_native_cancellation_does_not_make_the_time_limit_longer(backend_name: str) -> None:
+    if backend_name == "trio":
+        return
+    gate = Gate()
+    worker = Worker(gate, "gate")
+    task = asyncio.ensure_future(worker.outlast(0.05))
+    await anyio.lowlevel.checkpoint()  # it has begun to wait
+    task.cancel()
+    with anyio.fail_after(5):
+        assert isinstance(await task, asyncio.CancelledError)
+    assert not worker.done
+    gate.go_on.set()
+    await worker.result()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_thread_that_outlives_its_loop_ends_quietly(
+    backend: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Guards the ``except RuntimeError`` in ``Worker._run``."""
+    gate = Gate()
+    seen: list[threading.Thread] = []
+
+    def work() -> None:
+        seen.append(threading.current_thread())
+        gate()
+
+    async def main() -> None:
+        Worker(work, "work")
+        await eventually(gate.entered.is_set)
+
+    name, options = BACKENDS[backend]
+    anyio.run(main, backend=name, backend_options=options)
+    gate.go_on.set()
+    until(lambda: not seen[0].is_alive())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_python_exits_although_a_worker_never_returns() -> None:
+    assert run_python(
+        """
+        import threading
+        import anyio
+        from dss_anyio._worker import Worker
+
+        async def main():
+            worker = Worker(threading.Event().wait, "for ever")
+            await worker.outlast(0.01)
+            print(worker.done)
+
+        anyio.run(main)
+        """
+    ) == ["False"]

@@ -1,0 +1,194 @@
+"""Threads that keep a hub busy while it is left, and what becomes of them.
+
+Imported by the programs in this directory. Each of them leaves a hub in one way; those that are
+blocked in ``send`` then say one line each, and ``test_ending.py`` reads the lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import faulthandler
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import trio
+
+import dss_anyio as dss
+from dss_anyio import _ending
+
+MOST_SECONDS = 10  # for the whole program; then it shows all stacks and dies of SIGALRM
+PYTHON_SENDERS = ["first", "second", "registered"]
+
+faulthandler.register(signal.SIGALRM, chain=True)
+signal.alarm(MOST_SECONDS)
+# Whoever was released has to leave. With this, an end that waits for its own time limit is one that
+# takes too long.
+_ending.LEAVE_TIMEOUT = 6 * MOST_SECONDS
+# As it is unless our parent runs us in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Not "Executing <Task ...> took 0.110 seconds": the other threads are busy; they are meant to be.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
+sys.setswitchinterval(1e-4)
+
+
+def say(line: str) -> None:
+    """Write *line* for the test, without a buffer or a lock that could get lost on the way out."""
+    os.write(1, f"{line}\n".encode())
+
+
+def ask_for_ctrl_c() -> None:
+    """Have the test send us SIGINT. When this returns, it was sent."""
+    say("SIGINT")
+    os.read(0, 1)
+
+
+def press_ctrl_c_when(condition: Callable[[], object]) -> None:
+    """Have another thread ask for SIGINT once *condition* is true."""
+
+    def watch() -> None:
+        wait_until(condition)
+        ask_for_ctrl_c()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    while not condition():
+        time.sleep(0.001)
+
+
+def main_thread_sleeps() -> bool:
+    """Does the main thread's event loop wait for something to happen?
+
+    If KeyboardInterrupt strikes in asyncio's own code instead, a task may never wake up again.
+    """
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    where = frame.f_code.co_name, os.path.basename(frame.f_code.co_filename)
+    return where in {
+        ("select", "selectors.py"),  # asyncio
+        ("run", "runners.py"),  # uvloop; its own functions have no frames
+        ("_cancel_all_tasks", "runners.py"),
+        ("leave", "closed_loop.py"),
+        ("get_events", "_io_epoll.py"),  # trio
+        ("get_events", "_io_kqueue.py"),
+    }
+
+
+def run(backend: str, main: Callable[[], Any]) -> None:
+    """Run the coroutine function *main* on "asyncio", "uvloop" or "trio"."""
+    if backend == "trio":
+        trio.run(main)
+    elif sys.version_info >= (3, 11):
+        with asyncio.Runner(loop_factory=importlib.import_module(backend).new_event_loop) as runner:
+            runner.run(main())
+    else:
+        if backend == "uvloop":
+            importlib.import_module("uvloop").install()
+        asyncio.run(main())
+
+
+def what_is_accepted(portal: dss.Portal[Any]) -> str:
+    """Call *portal* in every way there is, after its hub has ended."""
+    for name, call in {
+        "send": lambda: portal.send("late"),
+        "send with a timeout": lambda: portal.send("late", timeout=0),
+        "send_nowait": lambda: portal.send_nowait("late"),
+        "send_many": lambda: portal.send_many(["late"]),
+        "clone": portal.clone,
+    }.items():
+        try:
+            call()
+        except anyio.BrokenResourceError:
+            pass
+        except BaseException as exc:
+            return f"{name} raises {exc!r}"
+        else:
+            return f"{name} is accepted"
+    if portal.offer("late"):
+        return "offer is accepted"
+    if portal.send_callback()("late") is not None:
+        return "a callback returns something"
+    return "nothing"
+
+
+class Crowd:
+    """Four threads that are blocked in ``send``, one of them made by C; two that never stop calling.
+
+    The callers are daemons, and nobody ever stops them: they are still at it when Python exits.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._left = threading.Semaphore(0)
+
+    def come(self, hub: dss.Hub[Any] | dss.PolledHub[Any]) -> None:
+        """Start the threads. The hub must be small, and a portal of it has to be free."""
+        self._inside = 4
+        portal = hub.portal
+        registered = hub.register("registered")
+        callback = portal.send_callback()
+        for who, its in zip(PYTHON_SENDERS, [portal, portal, registered], strict=True):
+            threading.Thread(target=self._send_on, args=(who, its), name=who).start()
+        start_in_c(lambda: self._send_on("native", portal))
+        for caller in (lambda: portal.offer("offered"), lambda: callback("called back")):
+            threading.Thread(target=_for_ever, args=(caller,), daemon=True).start()
+
+    def _send_on(self, who: str, portal: dss.Portal[Any]) -> None:
+        try:
+            while True:
+                portal.send(who)
+        except anyio.BrokenResourceError:
+            accepted = what_is_accepted(portal)
+            say(f"{who} is released, then {accepted} is accepted")
+        except BaseException as exc:
+            say(f"{who} gets {exc!r}")
+        self._left.release()
+
+    def surround_polled(self, hub: dss.PolledHub[Any]) -> None:
+        """Start the threads and wait until those that send are blocked."""
+        self.come(hub)
+        wait_until(lambda: len(hub.blocked()) == 4)
+
+    async def surround(self, hub: dss.Hub[Any]) -> None:
+        """The same in an event loop."""
+        self.come(hub)
+        while len(hub.blocked()) < 4:
+            await anyio.sleep(0.001)
+
+    def wait_until_released(self) -> None:
+        while self._inside:
+            self._left.acquire()
+            self._inside -= 1
+
+
+def _for_ever(call: Callable[[], object]) -> None:
+    while True:
+        call()
+
+
+_THREAD = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+_functions_in_c: list[object] = []  # C calls them, so they must stay
+
+
+def start_in_c(func: Callable[[], object]) -> ctypes.c_void_p:
+    """Call *func* in a thread that C makes and Python does not know of; return its handle."""
+    c = ctypes.CDLL(None)
+
+    def main(_: object) -> None:
+        func()
+
+    in_c = _THREAD(main)
+    _functions_in_c.append(in_c)
+    handle = ctypes.c_void_p()
+    if c.pthread_create(ctypes.byref(handle), None, in_c, None):
+        raise OSError("pthread_create has failed")
+    return handle
