@@ -66,18 +66,17 @@ def test_while_python_exits_the_caller_does_it() -> None:
     """Guards ``is_finalizing``: until 3.11, ``start`` would wait for ever."""
     assert run_python(
         """
-        import threading
+        import os, sys
         from dss_anyio._worker import start_daemon
 
         class Last:
-            def __del__(self, start=start_daemon, print=print):
-                print(start(lambda: print("done"), "too late").ident)
+            def __del__(self, start=start_daemon, finalizing=sys.is_finalizing, write=os.write):
+                write(1, f"{finalizing()}\\n".encode())
+                write(1, f"{start(lambda: write(1, b'done\\n'), 'too late').ident}\\n".encode())
 
-        # Nothing but the interpreter's end takes this apart: modules go after threads.
-        import sys
-        sys.last_of_all = Last()
+        kept_until_the_end = Last()
         """
-    ) == ["done", "None"]
+    ) == ["True", "done", "None"]
 
 
 # -- A thread and a loop ---------------------------------------------------------------------------

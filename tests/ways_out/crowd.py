@@ -121,7 +121,7 @@ def what_is_accepted(portal: dss.Portal[Any]) -> str:
 
 
 class Crowd:
-    """Four threads that are blocked in ``send``, one of them made by C; two that never stop calling.
+    """Four threads that are blocked in ``send``, one of them made by C; two never stop calling.
 
     The callers are daemons, and nobody ever stops them: they are still at it when Python exits.
     """
