@@ -5,6 +5,7 @@ No test sleeps in order to wait for something: it waits for reported state, with
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -13,6 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+# A shell starts what runs in the background with SIGINT ignored; then Ctrl-C could not be tested.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BACKENDS = {
     "asyncio": ("asyncio", {}),

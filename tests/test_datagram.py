@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from test_interleavings import run_interrupted
+from bytecodes import run_interrupted
 
 from dss_anyio._datagram import Doorbell, Notifier, check_address
 

@@ -488,9 +488,12 @@ async def test_native_cancellation_does_not_cut_the_end_short_wherever_it_comes(
         assert not task.done()
         task.cancel()
     go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    [outcome] = await asyncio.gather(task, return_exceptions=True)
     assert log == ["newer", "older", 1]
+    if sys.version_info >= (3, 11):
+        assert isinstance(outcome, asyncio.CancelledError)
+    else:  # asyncio merges it with the cancellation of the hub's tasks if both come at once
+        assert outcome is None or isinstance(outcome, asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("how", ["wait_for", "timeout"])
@@ -1080,7 +1083,7 @@ async def test_blocked_says_who_waits_where_and_for_how_long() -> None:
             assert first.seconds >= second.seconds >= 0
             until(lambda: hub.blocked()[0].seconds > first.seconds)
             assert sorted([await hub.receive() for _ in range(4)]) == [0, 1, 2, 3]
-        assert hub.blocked() == []
+            await eventually(lambda: hub.blocked() == [])
 
 
 # -- asend -----------------------------------------------------------------------------------------

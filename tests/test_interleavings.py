@@ -10,7 +10,6 @@ that is closed right there.
 
 from __future__ import annotations
 
-import gc
 import math
 import select
 import sys
@@ -20,45 +19,13 @@ from typing import Any
 
 import anyio
 import pytest
+from bytecodes import before_bytecode, run_interrupted
 
 import dss_anyio as dss
 
 POLICIES = ["block", "drop_oldest", "drop_newest"]
 KINDS = [(1, "block"), (2, "block"), (math.inf, "block"), (1, "drop_newest")]
 KINDS += [(1, "drop_oldest"), (2, "drop_oldest")]
-
-
-def run_interrupted(act: Callable[[], object], intrude: Callable[[], object], at: int) -> bool:
-    """Call *act*, and *intrude* before its bytecode number *at*. False if there is no such one."""
-    left = at
-    intruded = False
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal left, intruded
-        if not frame.f_globals.get("__name__", "").startswith("dss_anyio."):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and not intruded:
-            if left == 0:
-                intruded = True
-                sys.settrace(None)
-                intrude()
-            left -= 1
-        return trace
-
-    before = sys.gettrace()
-    gc.disable()  # or an earlier hub's end would be traced, wherever a collection hits
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return intruded
-
-
-# On CPython 3.12 the first trace of a process yields no opcodes.
-run_interrupted(lambda: dss.open_polled_hub[int]().close(), int, 0)
 
 
 class World:
@@ -322,22 +289,6 @@ async def test_no_wake_is_lost_if_an_item_comes_at_any_bytecode_of_a_receive(
                 nonlocal sent
                 sent = hub.portal.offer(1)
 
-            left = at
-            intruded = False
-
-            def trace(frame: FrameType, event: str, _: Any) -> Any:
-                nonlocal left, intruded
-                if not frame.f_globals.get("__name__", "").startswith("dss_anyio."):
-                    return None
-                frame.f_trace_opcodes = True
-                if event == "opcode" and not intruded:
-                    if left == 0:
-                        intruded = True
-                        sys.settrace(None)
-                        intrude()
-                    left -= 1
-                return trace
-
             async def send_later(hub: dss.Hub[int] = hub) -> None:
                 # The receiver sleeps: the bytecodes are through, or the item came and was refused
                 # because with limit 0 nobody was waiting yet.
@@ -347,17 +298,13 @@ async def test_no_wake_is_lost_if_an_item_comes_at_any_bytecode_of_a_receive(
                     await hub.portal.asend(1)
 
             hub.task_group.start_soon(send_later)
-            with anyio.fail_after(10):
-                sys.settrace(trace)
-                try:
-                    if how == "receive":
-                        assert await hub.receive() == 1
-                    elif how == "receive_many":
-                        assert await hub.receive_many() == [1]
-                    else:
-                        assert await hub.__anext__() == 1
-                finally:
-                    sys.settrace(None)
+            with anyio.fail_after(10), before_bytecode(at, intrude) as intruded:
+                if how == "receive":
+                    assert await hub.receive() == 1
+                elif how == "receive_many":
+                    assert await hub.receive_many() == [1]
+                else:
+                    assert await hub.__anext__() == 1
             assert hub.statistics().wakes <= 1
         if not intruded:
             assert at > 20

@@ -15,8 +15,8 @@ from typing import Any
 
 import anyio
 import pytest
+from bytecodes import run_interrupted
 from conftest import threads, until
-from test_interleavings import run_interrupted
 
 import dss_anyio as dss
 from dss_anyio._errors import hub_gone, portal_aborted, portal_closed

@@ -21,6 +21,7 @@ from typing import Any
 import anyio
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
+from bytecodes import run_interrupted
 from conftest import threads, until
 from test_datagram import (
     address_of,
@@ -30,7 +31,6 @@ from test_datagram import (
     readable,
     udp_socket,
 )
-from test_interleavings import run_interrupted
 
 import dss_anyio as dss
 

@@ -23,8 +23,8 @@ from typing import Any, Protocol, TypeAlias
 import anyio
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
+from bytecodes import run_interrupted
 from conftest import BACKENDS, threads, until
-from test_interleavings import run_interrupted
 
 import dss_anyio as dss
 

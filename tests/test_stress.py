@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import itertools
 import math
 import os
 import random
@@ -287,11 +289,10 @@ async def test_a_signal_handler_and_finalizers_send_while_the_same_thread_sends(
 
     async with dss.open_hub[Item](size, overflow=policy) as hub:
         portal = hub.register("source", on_undelivered=handed_back.append)
-        numbers = Counter[int]()
+        numbers = [itertools.count(), itertools.count(), itertools.count()]
 
         def offer(sender: int) -> None:
-            numbers[sender] += 1
-            item = (sender, numbers[sender])
+            item = (sender, next(numbers[sender]))  # in one step: handlers interrupt each other
             if portal.offer(item):
                 accepted.append(item)
 
@@ -316,14 +317,12 @@ async def test_a_signal_handler_and_finalizers_send_while_the_same_thread_sends(
         while len(hub):
             received += await hub.receive_many()
         portal.close()
-        import gc
-
         gc.collect()
     ends = received + handed_back
     assert len(ends) == len(set(ends))
     assert set(ends) == set(accepted)
-    assert numbers[1] > 0
-    assert numbers[2] > 0
+    assert next(numbers[1]) > 0, "no signal came"
+    assert next(numbers[2]) > 0, "nothing was finalized"
 
 
 async def test_a_rendezvous_under_stress() -> None:

@@ -1,19 +1,38 @@
-"""How a loop is woken, and how often."""
+"""How a loop is woken, how often, and how one is told that it was closed."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import sys
 import threading
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeAlias
 
 import anyio
+import anyio.lowlevel
 import pytest
 from anyio.lowlevel import current_token
 from conftest import BACKENDS, threads, until
+from test_receiver import asleep, eventually
 
 import dss_anyio as dss
 from dss_anyio._wake import call_soon_here, when_loop_closes
+
+ASYNCIO = [name for name in BACKENDS if name != "trio"]
+
+
+def loop_of(backend: str) -> asyncio.AbstractEventLoop:
+    if backend == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+# -- What we take from anyio -----------------------------------------------------------------------
 
 
 @pytest.mark.anyio
@@ -30,43 +49,100 @@ async def test_anyios_token_gives_us_the_loops_own_call(backend_name: str) -> No
 
 
 @pytest.mark.anyio
+async def test_the_loops_own_call_reaches_a_loop_that_sleeps_from_any_thread() -> None:
+    called_in: list[threading.Thread] = []
+    call_soon = call_soon_here()
+    done = anyio.Event()
+
+    def call() -> None:
+        called_in.append(threading.current_thread())
+        done.set()
+
+    with threads(lambda: call_soon(call)), anyio.fail_after(10):
+        await done.wait()
+    assert called_in == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_calling_a_loop_that_is_gone_is_a_runtime_error(backend: str) -> None:
+    async def main() -> Any:
+        return call_soon_here()
+
+    name, options = BACKENDS[backend]
+    call_soon = anyio.run(main, backend=name, backend_options=options)
+    with pytest.raises(RuntimeError):
+        call_soon(lambda: pytest.fail("it was called"))
+
+
+# -- How often a receiver is woken -----------------------------------------------------------------
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("senders", [1, 4])
 async def test_a_burst_of_100_000_items_wakes_once(senders: int) -> None:
+    """The receiver sleeps, and the loop is busy until all were sent."""
+    received: list[int] = []
     async with dss.open_hub[int](float("inf")) as hub:
-        received: list[int] = []
 
         async def receive() -> None:
             received.extend(await hub.receive_many())
-
-        hub.task_group.start_soon(receive)
-        await anyio.wait_all_tasks_blocked()
 
         def send() -> None:
             for number in range(100_000 // senders):
                 hub.portal.send_nowait(number)
 
-        with threads(*[send] * senders) as started:
-            for thread in started:
-                thread.join()  # the loop is busy
-        assert hub.statistics().wakes == 1
-        while len(received) < 100_000:
-            received += await hub.receive_many()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            await asleep(hub)
+            with threads(*[send] * senders) as started:
+                for thread in started:
+                    thread.join()
+            assert hub.statistics().wakes == 1
+        assert len(received) == 100_000
         assert hub.statistics().wakes == 1
 
 
 @pytest.mark.anyio
-async def test_a_receiver_that_is_awake_is_not_woken() -> None:
+@pytest.mark.parametrize("how", ["receive", "iterate", "receive_many"])
+async def test_a_receiver_that_is_awake_is_not_woken(how: str) -> None:
     async with dss.open_hub[int]() as hub:
-        with anyio.move_on_after(0.01):
-            await hub.receive()
-        with threads(lambda: hub.portal.send_many(range(100))):
-            pass
-        assert await hub.receive_many() == list(range(100))
+        with anyio.move_on_after(0.001):
+            await hub.receive()  # it has slept, and sleeps no more
+        received: list[int] = []
+        for burst in range(5):
+            with threads(lambda: hub.portal.send_many(range(100))):
+                pass
+            if how == "receive":
+                received += [await hub.receive() for _ in range(100)]
+            elif how == "receive_many":
+                received += await hub.receive_many()
+            else:
+                async for item in hub:
+                    received.append(item)
+                    if len(received) == 100 * (burst + 1):
+                        break
+        assert received == [*range(100)] * 5
         assert hub.statistics().wakes == 0
 
 
 @pytest.mark.anyio
-async def test_ten_receivers_and_ten_items_take_few_wakes_and_all_are_served() -> None:
+async def test_a_receiver_that_sleeps_is_woken_once_for_each_time_it_slept() -> None:
+    async with dss.open_hub[int]() as hub:
+
+        def send() -> None:
+            for number in range(20):
+                until(lambda: hub.statistics().tasks_waiting_receive)
+                hub.portal.send_many([number] * 10)
+                until(lambda: hub.statistics().received == 10 * (number + 1))
+
+        with threads(send):
+            for number in range(20):
+                assert await hub.receive_many() == [number] * 10
+        assert hub.statistics().wakes == 20
+
+
+@pytest.mark.anyio
+async def test_ten_receivers_and_ten_items_take_one_wake() -> None:
     async with dss.open_hub[int]() as hub:
         received: list[int] = []
 
@@ -76,80 +152,343 @@ async def test_ten_receivers_and_ten_items_take_few_wakes_and_all_are_served() -
         async with anyio.create_task_group() as tasks:
             for _ in range(10):
                 tasks.start_soon(receive)
-            await anyio.wait_all_tasks_blocked()
-            with threads(lambda: hub.portal.send_many(range(10))) as [thread]:
-                thread.join()
+            await asleep(hub, 10)
+            with threads(*[lambda n=n: hub.portal.send(n) for n in range(10)]) as started:
+                for thread in started:
+                    thread.join()
             assert hub.statistics().wakes == 1
         assert sorted(received) == list(range(10))
+        assert hub.statistics().wakes == 1
 
 
 @pytest.mark.anyio
-async def test_no_wake_is_lost_when_the_receiver_sleeps_before_each_item() -> None:
+async def test_no_wake_is_left_behind_by_a_receiver_that_gave_up() -> None:
+    """Nobody sleeps any more, so nobody is called."""
     async with dss.open_hub[int]() as hub:
-        answered = threading.Semaphore(0)
+        for number in range(10):
+            with anyio.move_on_after(0.001):
+                await hub.receive()
+            with threads(lambda: hub.portal.send(number)):
+                pass
+            assert hub.receive_nowait() == number
+        assert hub.statistics().wakes == 0
 
-        def send() -> None:
-            for number in range(500):
-                hub.portal.send(number)
-                assert answered.acquire(timeout=10)
 
-        with threads(send):
-            for number in range(500):
+@pytest.mark.anyio
+async def test_a_wake_that_arrives_when_nobody_sleeps_any_more_does_no_harm() -> None:
+    async with dss.open_hub[int]() as hub:
+        for number in range(20):
+            with anyio.CancelScope() as scope:
+
+                async def cancel() -> None:
+                    await asleep(hub)
+                    hub.portal.send(number)  # the wake is on its way
+                    scope.cancel()
+
+                hub.task_group.start_soon(cancel)
                 assert await hub.receive() == number
-                answered.release()
+            if scope.cancelled_caught:
+                assert hub.receive_nowait() == number
+
+        def send_when_it_sleeps() -> None:
+            until(lambda: hub.statistics().tasks_waiting_receive)
+            hub.portal.send(-1)
+
+        with threads(send_when_it_sleeps):
+            assert await hub.receive() == -1
 
 
-def loop_of(backend: str) -> asyncio.AbstractEventLoop:
-    if backend == "uvloop":
-        import uvloop
+# -- A receiver that was woken and is cancelled passes the wake on ---------------------------------
 
-        return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
+Receive: TypeAlias = Callable[[], Coroutine[Any, Any, int]]
+Give: TypeAlias = Callable[[Callable[[], object]], None]
+
+# Each of these receives, gives away what cancels it at once, and returns the item, or None if it
+# was cancelled. With a deadline, "at once" means: the loop is kept busy until it is over, so that
+# the loop then finds the wake and the deadline together.
 
 
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "trio"])
-def test_a_thread_is_released_when_the_loop_is_closed_under_the_hub(backend: str) -> None:
-    """Without any garbage collection: what tells us is that the loop lets go of a timer."""
+async def by_a_scope(receive: Receive, give: Give) -> int | None:
+    with anyio.CancelScope() as scope:
+        give(scope.cancel)
+        return await receive()
+    return None
+
+
+async def by_a_deadline(receive: Receive, give: Give) -> int | None:
+    def come_close() -> None:
+        scope.deadline = anyio.current_time() + 0.001
+        busy(0.001)
+
+    with anyio.CancelScope() as scope:
+        give(come_close)
+        return await receive()
+    return None
+
+
+async def by_a_scope_of_trio(receive: Receive, give: Give) -> int | None:
+    import trio
+
+    with trio.CancelScope() as scope:
+        give(scope.cancel)
+        return await receive()
+    return None
+
+
+async def by_a_deadline_of_trio(receive: Receive, give: Give) -> int | None:
+    import trio
+
+    def come_close() -> None:
+        scope.deadline = trio.current_time() + 0.001
+        busy(0.001)
+
+    with trio.CancelScope() as scope:
+        give(come_close)
+        return await receive()
+    return None
+
+
+async def by_task_cancel(receive: Receive, give: Give) -> int | None:
+    task = asyncio.ensure_future(receive())
+    give(task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+async def by_wait_for(receive: Receive, give: Give) -> int | None:
+    before = time.monotonic()
+    give(lambda: busy(before + 0.2 - time.monotonic()))
+    try:
+        return await asyncio.wait_for(receive(), 0.2)
+    except asyncio.TimeoutError:
+        return None
+
+
+async def by_cancelling_wait_for(receive: Receive, give: Give) -> int | None:
+    return await by_task_cancel(lambda: asyncio.wait_for(receive(), 30), give)
+
+
+async def by_timeout(receive: Receive, give: Give) -> int | None:
+    def come_close() -> None:
+        with contextlib.suppress(RuntimeError):  # it has received already
+            limit.reschedule(asyncio.get_running_loop().time() + 0.001)
+        busy(0.001)
+
+    try:
+        async with asyncio.timeout(30) as limit:  # type: ignore[attr-defined]  # from 3.11 on
+            give(come_close)
+            return await receive()
+    except asyncio.TimeoutError:
+        return None
+
+
+def busy(seconds: float) -> None:
+    over = time.monotonic() + seconds
+    until(lambda: time.monotonic() > over)
+
+
+EVERYWHERE = [by_a_scope, by_a_deadline]
+ON_ASYNCIO = [*EVERYWHERE, by_task_cancel, by_wait_for, by_cancelling_wait_for]
+if sys.version_info >= (3, 11):
+    ON_ASYNCIO.append(by_timeout)
+ON_TRIO = [*EVERYWHERE, by_a_scope_of_trio, by_a_deadline_of_trio]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("means", dict.fromkeys([*ON_ASYNCIO, *ON_TRIO]), ids=lambda f: f.__name__)
+async def test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on(
+    means: Callable[[Receive, Give], Awaitable[int | None]], backend_name: str
+) -> None:
+    """Guards what ``Sleepers.sleep`` does when it is cancelled."""
+    if means not in (ON_ASYNCIO if backend_name == "asyncio" else ON_TRIO):
+        return
+    cancelled_after_it_was_woken = 0
+    async with dss.open_hub[int]() as hub:
+        for turns in range(4):
+            cancels: list[Callable[[], object]] = []
+            outcomes: dict[str, int | None] = {}
+
+            async def first() -> None:
+                outcomes["first"] = await means(hub.receive, cancels.append)
+
+            async def second() -> None:
+                outcomes["second"] = await hub.receive()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(first)
+                await asleep(hub, 1)
+                tasks.start_soon(second)
+                await asleep(hub, 2)
+                hub.portal.send(1)
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                woken = hub.statistics().tasks_waiting_receive == 1 and not outcomes
+                cancels[0]()
+                await eventually(lambda: "first" in outcomes)
+                if outcomes["first"] is None:
+                    cancelled_after_it_was_woken += woken
+                    await eventually(lambda: outcomes.get("second") == 1)
+                else:
+                    assert outcomes == {"first": 1}
+                    await asleep(hub, 1)
+                    hub.portal.send(2)
+                    await eventually(lambda: outcomes.get("second") == 2)
+            assert len(hub) == 0
+    if means is by_task_cancel:  # the only one of which we know when it cancels
+        assert cancelled_after_it_was_woken
+
+
+@pytest.mark.anyio
+async def test_several_that_were_woken_and_are_cancelled_pass_all_wakes_on(
+    backend_name: str,
+) -> None:
+    if backend_name == "trio":
+        return  # whoever was woken there receives
+    async with dss.open_hub[int]() as hub:
+        doomed = [asyncio.ensure_future(hub.receive()) for _ in range(5)]
+        await asleep(hub, 5)
+        others = [asyncio.ensure_future(hub.receive()) for _ in range(5)]
+        await asleep(hub, 10)
+        hub.portal.send_many(range(5))
+        await anyio.lowlevel.checkpoint()
+        assert hub.statistics().tasks_waiting_receive == 5
+        for task in doomed:
+            task.cancel()
+        await asyncio.wait(doomed)
+        assert all(task.cancelled() for task in doomed)
+        with anyio.fail_after(5):
+            assert sorted(await asyncio.gather(*others)) == list(range(5))
+
+
+# -- A loop that is closed -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """What we want to be told must not need the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_closing_the_loop_tells_at_once_in_the_thread_that_closes_it(
+    backend: str, no_collection: None
+) -> None:
+    told: list[threading.Thread] = []
+    loop = loop_of(backend)
+
+    async def main() -> None:
+        when_loop_closes(lambda: told.append(threading.current_thread()))
+
+    loop.run_until_complete(main())
+    assert told == []
+    with threads(loop.close) as [thread]:
+        pass
+    assert told == [thread]
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_what_was_called_off_is_not_told_when_the_loop_is_closed(
+    backend: str, no_collection: None
+) -> None:
+    told: list[None] = []
+    loop = loop_of(backend)
+
+    async def main() -> None:
+        call_off = when_loop_closes(lambda: told.append(None))
+        call_off()
+        call_off()
+        told.clear()  # letting go of the timer tells as well, which does no harm
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert told == []
+
+
+def test_in_trio_there_is_nothing_to_tell() -> None:
+    """A run cannot end before its tasks."""
+
+    async def main() -> None:
+        when_loop_closes(lambda: pytest.fail("it was told"))()
+        when_loop_closes(lambda: pytest.fail("it was told"))
+
+    anyio.run(main, backend="trio")
+    gc.collect()
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_a_thread_is_released_when_the_loop_is_closed_under_the_hub(
+    backend: str, no_collection: None
+) -> None:
     loop = loop_of(backend)
     hubs: list[dss.Hub[int]] = []
     cancelled = threading.Event()
+    handed_back: list[int] = []
 
     async def main() -> None:
         async with dss.open_hub[int](1) as hub:
-            hub.register("library", cancel=cancelled.set)
+            hub.register("library", cancel=cancelled.set, on_undelivered=handed_back.append)
             hubs.append(hub)
-            hub.portal.send(1)
+            hub.source("library").send(1)
             loop.call_soon(loop.stop)
             await asyncio.Event().wait()
 
-    gc.disable()
-    try:
-        task: Any = loop.create_task(main())
-        loop.run_forever()
-        portal = hubs[0].portal
-        errors: list[Exception] = []
+    task: Any = loop.create_task(main())
+    loop.run_forever()
+    portal = hubs[0].portal
+    errors: list[type[Exception]] = []
 
-        def send() -> None:
-            try:
-                portal.send(2)
-            except anyio.BrokenResourceError as exc:
-                errors.append(exc)
+    def send() -> None:
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            portal.send(2)
+        errors.append(caught.type)
 
-        with threads(send, timeout=5):
-            until(lambda: hubs[0].blocked())
-            loop.close()
-        assert len(errors) == 1
-        assert cancelled.wait(5)
-        assert not portal.offer(3)
-    finally:
-        gc.enable()
-    task._log_destroy_pending = False  # asyncio would complain, and rightly so
+    async def asend() -> None:
+        with pytest.raises(anyio.BrokenResourceError) as caught:
+            await portal.asend(3)
+        errors.append(caught.type)
+
+    with threads(send, lambda: anyio.run(asend, backend="trio"), timeout=5):
+        until(lambda: len(hubs[0].blocked()) == 2)
+        loop.close()
+    assert len(errors) == 2
+    assert cancelled.wait(5)
+    until(lambda: handed_back == [1])
+    assert not portal.offer(3)
+    task._log_destroy_pending = False  # asyncio would complain of the task, and rightly so
 
 
-@pytest.mark.anyio
-async def test_what_was_called_off_is_not_called_when_the_loop_closes() -> None:
-    calls: list[None] = []
-    call_off = when_loop_closes(lambda: calls.append(None))
-    call_off()
-    call_off()
-    assert len(calls) <= 1  # letting go of the timer tells as well, harmlessly
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
+    backend: str, no_collection: None
+) -> None:
+    """Here it is the wake that fails: the loop was closed between looking and calling it."""
+    loop = loop_of(backend)
+    hubs: list[dss.Hub[int]] = []
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            hubs.append(hub)
+            assert hub._call_off is not None
+            hub._call_off()  # nobody tells us
+            await hub.receive()
+
+    task: Any = loop.create_task(main())
+    until_asleep(loop, hubs)
+    loop.close()
+    assert hubs[0].portal.offer(1) in (True, False)  # never raises
+    assert hubs[0].portal.offer(2) is False
+    counts = hubs[0].statistics()
+    assert counts.sent == counts.queued + counts.undelivered
+    task._log_destroy_pending = False
+
+
+def until_asleep(loop: asyncio.AbstractEventLoop, hubs: list[dss.Hub[int]]) -> None:
+    async def wait() -> None:
+        await eventually(lambda: hubs and hubs[0].statistics().tasks_waiting_receive)
+
+    loop.run_until_complete(wait())

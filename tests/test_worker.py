@@ -69,14 +69,17 @@ def test_while_python_exits_the_caller_does_it() -> None:
         import os, sys
         from dss_anyio._worker import start_daemon
 
+        def say(word, write=os.write):
+            write(1, f"{word} ".encode())
+
         class Last:
-            def __del__(self, start=start_daemon, finalizing=sys.is_finalizing, write=os.write):
-                write(1, f"{finalizing()}\\n".encode())
-                write(1, f"{start(lambda: write(1, b'done\\n'), 'too late').ident}\\n".encode())
+            def __del__(self, start=start_daemon, finalizing=sys.is_finalizing, say=say):
+                say(finalizing())
+                say(start(lambda: say("done"), "too late").ident)
 
         kept_until_the_end = Last()
         """
-    ) == ["True", "done", "None"]
+    ) == ["True done None "]
 
 
 # -- A thread and a loop ---------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class HubStatistics(NamedTuple):
     late: int  #: calls of a callback after the end of its portal or of the hub
     wakes: int  #: how often the receiver was woken
     wake_failures: int  #: notifications by UDP that failed even on a fresh socket
-    errors: int  #: errors that were reported to ``on_error``
+    errors: int  #: what ``pack``, ``decode`` and ``on_undelivered`` have raised
     sources: Mapping[str, SourceStatistics]  #: the same for each registered source
 
     @property

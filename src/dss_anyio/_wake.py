@@ -48,9 +48,11 @@ def when_loop_closes(gone: Callable[[], object]) -> Callable[[], object]:
     native = current_token().native_token
     if not isinstance(native, asyncio.AbstractEventLoop):
         return _nothing
-    timer = weakref.ref(native.call_later(_NEVER, _Witness(gone)))  # the loop alone holds it
+    watching = [gone]
+    timer = weakref.ref(native.call_later(_NEVER, _Witness(watching)))  # the loop alone holds it
 
     def call_off() -> None:
+        watching.clear()  # first: cancelling destroys the witness, too
         handle = timer()
         if handle is not None:
             handle.cancel()
@@ -59,14 +61,15 @@ def when_loop_closes(gone: Callable[[], object]) -> Callable[[], object]:
 
 
 class _Witness:
-    def __init__(self, gone: Callable[[], object]) -> None:
-        self._gone = gone
+    def __init__(self, watching: list[Callable[[], object]]) -> None:
+        self._watching = watching
 
     def __call__(self) -> None:
         pass
 
     def __del__(self) -> None:
-        self._gone()
+        for gone in self._watching:
+            gone()
 
 
 def _nothing() -> None:

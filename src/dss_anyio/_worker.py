@@ -8,12 +8,13 @@ very threads that wait for the hub; and its shield holds back anyio's cancellati
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
-from anyio import Event, get_cancelled_exc_class, move_on_after
+from anyio import CancelScope, Event, current_time, get_cancelled_exc_class
 
 from ._wake import call_soon_here
 
@@ -73,15 +74,16 @@ class Worker(Generic[R]):
         Returns the native asyncio cancellation, which no shield holds back, that came meanwhile:
         whoever awaits this has to raise it in the end.
         """
+        deadline = current_time() + (math.inf if at_most is None else at_most)
         cancelled: BaseException | None = None
-        with move_on_after(at_most, shield=True) as limit:
-            while not self._done.is_set():
-                try:
+        while not self._done.is_set() and current_time() < deadline:
+            # One scope for each wait: on asyncio, a scope in which there was a native cancellation
+            # does not swallow its own any more when its deadline comes.
+            try:
+                with CancelScope(deadline=deadline, shield=True):
                     await self._done.wait()
-                except get_cancelled_exc_class() as exc:
-                    if limit.cancel_called:
-                        raise
-                    cancelled = exc
+            except get_cancelled_exc_class() as exc:
+                cancelled = exc
         return cancelled
 
     def outcome(self) -> R:
