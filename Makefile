@@ -29,6 +29,8 @@ check: $(VENV)/ready-dev docs
 	$(RUN) -m pyright --pythonpath $(RUN) --pythonversion 3.14
 	@# --verifytypes asks the "python" that it finds first where the package is
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pyright --verifytypes dss_anyio --ignoreexternal
+	@# "make test" has no type checkers and skips these
+	$(RUN) -m pytest --quiet tests/test_typing.py
 
 docs: $(VENV)/ready-docs
 	$(RUN) -m sphinx -q -n -W --keep-going -b html docs docs/_build/html

@@ -124,6 +124,12 @@ OUT_OF_A_LOOP: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("way", OUT_OF_A_LOOP)
 def test_no_thread_is_left_behind_when_a_hub_in_a_loop_is_left(way: str, loop: str) -> None:
+    if (
+        way == "by_ctrl_c_while_items_are_received"
+        and loop != "trio"
+        and sys.version_info < (3, 11)
+    ):
+        pytest.skip("asyncio.run hangs if Ctrl-C comes while it is about to resume a task")
     left = leave("in_a_loop", way, loop)
     check(left, **OUT_OF_A_LOOP[way])
     assert left.released_everybody()

@@ -7,6 +7,7 @@ added up: what the libraries have sent is what was received, handed back, or cam
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
 import tempfile
 from collections import Counter
@@ -111,5 +112,6 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        # On Python 3.10, anyio.run makes the second of the first.
         sys.exit("interrupted; the libraries were stopped")

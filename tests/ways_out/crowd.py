@@ -137,7 +137,8 @@ class Crowd:
         registered = hub.register("registered")
         callback = portal.send_callback()
         for who, its in zip(PYTHON_SENDERS, [portal, portal, registered], strict=True):
-            threading.Thread(target=self._send_on, args=(who, its), name=who).start()
+            args = who, its
+            threading.Thread(target=self._send_on, args=args, name=who, daemon=False).start()
         start_in_c(lambda: self._send_on("native", portal))
         for caller in (lambda: portal.offer("offered"), lambda: callback("called back")):
             threading.Thread(target=_for_ever, args=(caller,), daemon=True).start()
