@@ -30,7 +30,7 @@ from conftest import threads, until
 import dss_anyio as dss
 from dss_anyio import _ending
 from dss_anyio._ending import end_source, end_sources
-from dss_anyio._errors import hub_gone, portal_aborted
+from dss_anyio._errors import hub_gone
 from dss_anyio._mailbox import Blocked, Lane, Mailbox, Source
 
 if sys.version_info < (3, 11):
@@ -39,7 +39,7 @@ if sys.version_info < (3, 11):
 LOOPS = ["asyncio", "uvloop", "trio"]
 RELEASED = [
     f"{who} is released, then nothing is accepted"
-    for who in ("first", "second", "registered", "native")
+    for who in ("first", "second", "registered", "asker", "native", "native asker")
 ]
 NEVER_ON_STDERR = ["Exception ignored", "Fatal Python error", "ResourceWarning: Unclosed <"]
 # A KeyboardInterrupt that strikes in asyncio leaves more than that open.
@@ -59,7 +59,7 @@ class Left:
 
     def released_python_threads(self) -> bool:
         """As far as one sees: Python does not wait for a thread that it has not made."""
-        return set(RELEASED[:3]) <= set(self.lines)
+        return set(RELEASED[:4]) <= set(self.lines)
 
 
 def leave(program: str, *arguments: str) -> Left:
@@ -275,7 +275,7 @@ def test_a_forked_child_has_a_dead_hub_and_the_parent_does_not_notice(way: str, 
             "in the child nothing is accepted",
             "in the child a new hub receives ['item']",
             "status 0",
-            "the parent receives from 6 threads",
+            "the parent receives from 8 threads",
         ),
     )
     assert any(line.endswith("late calls, 0 blocked") for line in left.lines)
@@ -468,11 +468,9 @@ def test_an_end_does_not_wait_for_a_call_that_it_has_interrupted(mailbox: Mailbo
 def test_the_end_of_one_source_waits_for_its_own_calls_only(mailbox: Mailbox) -> None:
     stopped: list[str] = []
     source = open_source(mailbox, "library", lambda: stopped.append("library"))
-    lanes = list(source.lanes)
     somebody_else = Call(mailbox, mailbox.root)
-    for lane in lanes:
-        mailbox.close_lane(lane, portal_aborted)
-    assert end_source(mailbox, source, lanes) == []
+    mailbox.release(source)
+    assert end_source(mailbox, source) == []
     assert stopped == ["library"]
     somebody_else.leave()
 
@@ -615,3 +613,23 @@ def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> No
         pass
     assert left_behind == []
     assert bytecodes > 300, "the end was hardly traced at all"
+
+
+# -- What hangs is named ---------------------------------------------------------------------------
+
+
+def test_a_stop_that_overruns_its_limit_is_reported_with_the_thread_it_waits_for() -> None:
+    may_end = threading.Event()
+    library = threading.Thread(target=may_end.wait, name="the library's pool", daemon=True)
+    library.start()
+    hub = dss.open_polled_hub()
+    hub.register("library", cancel=library.join)
+    source = hub._mailbox.sources["library"]
+    source.stop_timeout = 0.05
+    with pytest.raises(ExceptionGroup) as caught:
+        hub.close()
+    may_end.set()
+    [error] = caught.value.exceptions
+    assert isinstance(error, TimeoutError)
+    assert "stopping source 'library' takes longer than 0.05 s" in str(error)
+    assert 'waits for the thread "the library\'s pool"' in str(error)

@@ -660,12 +660,12 @@ def test_a_wait_ends_once_whoever_comes_first() -> None:
     mailbox.take()
     assert wakes == ["woken"]
     assert not accepted.withdraw()
-    accepted.refuse()  # wakes it once more, which does no harm
+    accepted.refuse(hub_gone)  # wakes it once more, which does no harm
     assert not accepted.refused
 
     withdrawn, wakes = wait_in(mailbox, "withdrawn")
     assert withdrawn.withdraw()
-    withdrawn.refuse()
+    withdrawn.refuse(hub_gone)
     assert not withdrawn.refused
     assert not withdrawn.accept()
 

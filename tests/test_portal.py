@@ -930,7 +930,7 @@ def test_keywords_without_pack_are_an_error_on_the_hubs_side() -> None:
         assert hub.portal.send_callback()(1, two=2) is None
         assert hub.poll() == []
     (error,) = errors
-    assert is_error(error, TypeError, "give send_callback() a pack function")
+    assert is_error(error, TypeError, "give the callback a pack function")
 
 
 class Odd(BaseException):

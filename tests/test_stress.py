@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import functools
 import gc
 import itertools
 import math
@@ -367,3 +369,84 @@ async def test_nobody_stays_blocked_when_the_hub_ends() -> None:
     assert outcomes == ["broken"] * 16
     assert not hub.blocked()
     assert os.getpid()
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest"])
+@pytest.mark.parametrize("size", [1, 8, math.inf])
+async def test_whatever_askers_do_each_request_ends_once(size: float, policy: Any) -> None:
+    """They wait, give up, cancel; handlers answer, fail, dawdle, forget; then the hub ends."""
+    ends: Counter[str] = Counter()
+    doubled: list[object] = []
+
+    async def handle(item: tuple[int, int]) -> int:
+        what = (item[0] * 7 + item[1]) % 5
+        if what == 0:
+            raise LookupError(item)
+        if what == 1:
+            await anyio.sleep_forever()
+        if what == 2:
+            await anyio.lowlevel.checkpoint()
+        return sum(item)
+
+    def ask(asker: int, portal: dss.Portal[Item], seed: int) -> None:
+        mine = random.Random(seed)
+        for number in range(150):
+            item = (asker, number)
+            how = mine.randrange(3)
+            try:
+                if how == 0:
+                    answer = portal.request(item, timeout=mine.choice([0, 0.001, 0.004]))
+                elif how == 1:
+                    future = portal.request_soon(item)
+                    future.add_done_callback(lambda _, item=item: doubled.append(item))
+                    if mine.random() < 0.5:
+                        future.cancel()
+                    else:
+                        with contextlib.suppress(concurrent.futures.TimeoutError):
+                            future.result(0.003)
+                        future.cancel()
+                    answer = future.result(10)
+                else:
+                    portal.offer(item)
+                    continue
+            except BaseException as exc:
+                ends[type(exc).__name__] += 1
+            else:
+                assert answer == sum(item)
+                ends["answer"] += 1
+
+    portals: list[dss.Portal[Item]] = []
+    opened = threading.Event()
+
+    def job(asker: int) -> None:
+        opened.wait(10)
+        ask(asker, portals[asker % 3], asker)
+
+    with threads(*(functools.partial(job, asker) for asker in range(6)), timeout=40) as running:
+        async with dss.open_hub[Item](size, overflow=policy, on_error=lambda *_: None) as hub:
+            portals += [hub.portal, hub.register("one"), hub.register("two")]
+            for _ in range(2):
+                hub.task_group.start_soon(lambda: hub.serve(handle, max_concurrency=4))
+            opened.set()
+            while ends.total() < 200:
+                await anyio.sleep(0.001)
+            portals[1].abort()
+            while ends.total() < 400 and any(thread.is_alive() for thread in running):
+                await anyio.sleep(0.001)
+    counts = hub.statistics()
+    assert hub.blocked() == []
+    assert counts.queued == 0
+    assert counts.requests.open == 0
+    assert counts.requests.answered > 0 or policy != "block"
+    assert ends["BrokenResourceError"] > 0
+    assert ends["ClosedResourceError"] > 0
+    assert len(doubled) == len(set(doubled))
+    assert set(ends) <= {
+        "answer",
+        "LookupError",
+        "TimeoutError",
+        "CancelledError",
+        "NoReplyError",
+        "ClosedResourceError",
+        "BrokenResourceError",
+    }

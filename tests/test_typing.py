@@ -11,6 +11,8 @@ import pytest
 
 PROGRAM = """
 from __future__ import annotations
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 from typing_extensions import assert_type
 import anyio.abc
@@ -24,6 +26,9 @@ def start(portal: dss.Portal[bytes]) -> int:
     return 1
 
 def stop(value: int) -> None: ...
+
+async def answer(value: int) -> str:
+    return str(value)
 
 async def main() -> None:
     async with dss.open_hub() as anything:
@@ -47,6 +52,18 @@ async def main() -> None:
         async with hub.open_source("d", start, stop, decode=text) as source:
             assert_type(source.value, int)
             assert_type(source.portal, dss.Portal[bytes])
+        assert_type(hub.portal.call(len, "x"), int)
+        assert_type(hub.portal.call(answer, 1), str)
+        assert_type(hub.portal.start_task_soon(answer, 1), Future[str])
+        assert_type(hub.portal.start_task_soon(len, "x"), Future[int])
+        hub.portal.request(1)  # error: not a str
+        assert_type(
+            hub.portal.request_callback(timeout=1, default=b""), Callable[..., Any | bytes]
+        )
+        await hub.serve(str.upper)
+        await hub.serve(abs)  # error: does not take a str
+    with dss.start_hub() as started:
+        assert_type(started, dss.Hub[Any])
     with dss.open_polled_hub[int]() as polled:
         assert_type(polled.poll(), list[int])
         assert_type(polled.wait(1), bool)

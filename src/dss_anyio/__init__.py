@@ -5,22 +5,32 @@
 ``open_polled_hub()`` is the same for programs without an event loop.
 """
 
+from ._errors import NoReplyError
 from ._face import BlockedCall, HubStatistics
+from ._feed import Feed, FeedStatistics
 from ._hub import Hub, OpenSource, open_hub
 from ._mailbox import SourceStatistics
 from ._polled import PolledHub, open_polled_hub
 from ._portal import Portal
 from ._receiver import Receiver
+from ._request import Request, RequestStatistics
+from ._start import start_hub
 
 __all__ = [
     "BlockedCall",
+    "Feed",
+    "FeedStatistics",
     "Hub",
     "HubStatistics",
+    "NoReplyError",
     "OpenSource",
     "PolledHub",
     "Portal",
     "Receiver",
+    "Request",
+    "RequestStatistics",
     "SourceStatistics",
     "open_hub",
     "open_polled_hub",
+    "start_hub",
 ]

@@ -25,10 +25,10 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from ._errors import hub_gone, other_process
-from ._mailbox import Lane, Mailbox, Source
+from ._mailbox import Mailbox, Source
 from ._worker import start_daemon
 
 LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
@@ -49,18 +49,18 @@ def end_sources(mailbox: Mailbox) -> list[BaseException]:
     return errors
 
 
-def end_source(mailbox: Mailbox, source: Source, lanes: Collection[Lane]) -> list[BaseException]:
-    """Steps 4 to 6 for *source*, whose *lanes* were closed. Blocks; returns the errors."""
-    _wait_until_left(mailbox, lanes)
+def end_source(mailbox: Mailbox, source: Source) -> list[BaseException]:
+    """Steps 4 to 6 for *source*, which was released. Blocks; returns the errors."""
+    _wait_until_left(mailbox, source)
     errors: list[BaseException] = []
     _stop(source, errors)
-    for lane in lanes:
+    for lane in mailbox.lanes_of(source):
         mailbox.take_back(lane)
     return errors
 
 
-def _wait_until_left(mailbox: Mailbox, lanes: Collection[Lane] | None) -> None:
-    """Block until no call is inside *lanes* (None: inside any), for at most LEAVE_TIMEOUT.
+def _wait_until_left(mailbox: Mailbox, source: Source | None) -> None:
+    """Block until no call is inside *source* (None: inside any), for at most LEAVE_TIMEOUT.
 
     Calls of this very thread do not count: a signal handler may close the hub that it interrupts.
     """
@@ -75,7 +75,7 @@ def _wait_until_left(mailbox: Mailbox, lanes: Collection[Lane] | None) -> None:
             inside = [
                 each
                 for each in list(mailbox.blocked)
-                if (lanes is None or each.lane in lanes) and each.thread != threading.get_ident()
+                if source in (None, each.lane.source) and each.thread != threading.get_ident()
             ]
             if not inside:
                 return
@@ -109,11 +109,28 @@ def _stop(source: Source, errors: list[BaseException]) -> None:
         errors.append(
             TimeoutError(
                 f"stopping source {source.name!r} takes longer than {source.stop_timeout} s; "
-                f"it goes on in thread {thread.name!r}, which does not keep Python from exiting"
+                f"{_what_it_waits_for(thread)}; it goes on in thread {thread.name!r}, "
+                "which does not keep Python from exiting"
             )
         )
     elif finished[0] is not None:
         errors.append(finished[0])
+
+
+def _what_it_waits_for(thread: threading.Thread) -> str:
+    """Where *thread* is, and which threads it joins there: for the one who asks why it hangs."""
+    joined: list[str] = []
+    where: str | None = None  # the innermost place outside of the standard library's threading
+    frame = sys._current_frames().get(thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        code = frame.f_code
+        if code is threading.Thread.join.__code__:
+            joined.append(repr(frame.f_locals["self"].name))
+        if where is None and code.co_filename != threading.__file__:
+            where = f"it is in {code.co_name}, {code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    waits_for = f", and waits for the thread {', '.join(joined)}" if joined else ""
+    return f"{where}{waits_for}"
 
 
 # -- The ways out that run no ``finally`` ----------------------------------------------------------

@@ -9,11 +9,25 @@ a new exception for each thread that runs into it, so that no two threads share 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
 
 Refusal: TypeAlias = Callable[[], Exception]
+
+
+class _Raise:
+    """The type of ``RAISE``."""
+
+    def __repr__(self) -> str:
+        return "RAISE"
+
+
+RAISE: Final = _Raise()  # a default that is none: raise instead
+
+
+class NoReplyError(Exception):
+    """The request ended without an answer: it was thrown away, or its handler has ended."""
 
 
 def portal_closed() -> ClosedResourceError:
@@ -32,6 +46,11 @@ def senders_closed() -> ClosedResourceError:
     return ClosedResourceError(
         "hub.close_senders() was called: the hub takes nothing new; stop the library that sends"
     )
+
+
+def is_graceful(refusal: Refusal) -> bool:
+    """Is nothing new accepted, but what was accepted before still received and answered?"""
+    return refusal in (portal_closed, senders_closed)
 
 
 def hub_gone() -> BrokenResourceError:
@@ -70,7 +89,25 @@ def no_more() -> EndOfStream:
 
 
 def would_deadlock(call: str) -> RuntimeError:
+    return RuntimeError(f"{call}() would block the very thread it waits for; {_INSTEAD[call]}")
+
+
+_INSTEAD = {
+    "send": "there, use 'await portal.asend(item)', or offer() or send_nowait(), which do not wait",
+    "request": "there, use 'await portal.arequest(item)', or request_soon(), which does not wait",
+    "call": "there, call the function itself, or use start_task_soon(), which does not wait",
+    "start_task": "there, use 'await hub.task_group.start(func)'",
+    "take": "there, use take_nowait()",
+}
+_INSTEAD["send_many"] = _INSTEAD["send"]
+
+
+def not_open() -> RuntimeError:
+    return RuntimeError("the hub is not open; use 'async with dss.open_hub() as hub:'")
+
+
+def no_event_loop() -> RuntimeError:
     return RuntimeError(
-        f"{call}() would block the very thread that has to make room; there, use "
-        "'await portal.asend(item)', or offer() or send_nowait(), which do not wait"
+        "a polled hub has no event loop, so it can call a plain function only; "
+        "for a coroutine function, open a hub with open_hub() or start_hub()"
     )

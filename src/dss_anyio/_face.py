@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, cast, get
 
 from ._ending import abandon, watch
 from ._errors import senders_closed
+from ._feed import Feed
 from ._mailbox import Mailbox, Overflow, Source, SourceStatistics
 from ._portal import Portal
+from ._request import Ending, RequestStatistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -59,6 +61,7 @@ class HubStatistics(NamedTuple):
     wake_failures: int  #: notifications by UDP that failed even on a fresh socket
     errors: int  #: what ``pack``, ``decode`` and ``on_undelivered`` have raised
     sources: Mapping[str, SourceStatistics]  #: the same for each registered source
+    requests: RequestStatistics  #: how requests have ended, whoever asked
 
     @property
     def queued(self) -> int:
@@ -254,6 +257,18 @@ class Face(Generic[T_Item]):
             raise LookupError(f"no source named {name!r} is registered; registered are: {known}")
         return portal
 
+    def open_feed(self, max_buffer_size: float, *, name: str | None = None) -> Feed[Any]:
+        """Open a feed: what a callback with a deadline takes, without having to ask for it.
+
+        From any thread. It ends with the hub, or when it is closed.
+
+        :param max_buffer_size: how many items may wait to be taken; ``math.inf`` for any number
+        :param name: appears in ``repr`` and :meth:`blocked`
+        :raises ValueError: if *max_buffer_size* is not a positive integer or ``math.inf``
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        return Feed(self._mailbox, max_buffer_size, name)
+
     def close_senders(self) -> None:
         """End the stream gracefully: take no new items, let the receiver have what there is.
 
@@ -302,7 +317,7 @@ class Face(Generic[T_Item]):
             max_buffer_size=mailbox.limit,
             open_send_streams=len(mailbox.lanes),
             open_receive_streams=self._open_receivers(),
-            tasks_waiting_send=len(mailbox.blocked),
+            tasks_waiting_send=len(mailbox.waiting),
             tasks_waiting_receive=self._waiting_receivers(),
             received=mailbox.received,
             dropped=mailbox.dropped.value,
@@ -320,7 +335,16 @@ class Face(Generic[T_Item]):
                 )
                 for name, source in list(mailbox.sources.items())
             },
+            requests=self._count_requests(),
         )
+
+    def _count_requests(self) -> RequestStatistics:
+        endings = self._mailbox.endings
+        asked = endings["asked"].value  # before the others: none of them is counted before it
+        ended = [endings[ending].value for ending in get_args(Ending)]
+        answered, refused, unanswered, released, abandoned = ended
+        waiting = max(0, asked - sum(ended))
+        return RequestStatistics(answered, refused, unanswered, released, abandoned, waiting)
 
     def _open_receivers(self) -> int:
         raise NotImplementedError

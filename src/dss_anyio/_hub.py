@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,12 +15,14 @@ from anyio import create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 
 from ._ending import abandon, end_source, end_sources
-from ._errors import hub_gone, other_process, portal_aborted
-from ._face import Face, OnError, T_Item
-from ._mailbox import Overflow, Source
-from ._portal import Portal, check_timeout
+from ._errors import hub_gone, not_open, other_process
+from ._face import Face, OnError, T_Item, tell
+from ._mailbox import Mailbox, Overflow, Source
+from ._portal import Portal
 from ._receiver import Receiver, Sleepers, Wake
-from ._wake import call_soon_here, when_loop_closes
+from ._serve import Handler, serve
+from ._waiting import check_timeout
+from ._wake import CallSoon, call_soon_here, when_loop_closes
 from ._worker import Worker
 
 if sys.version_info < (3, 11):
@@ -83,7 +86,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         :raises RuntimeError: if the hub was not opened
         """
         if self._task_group is None:
-            raise RuntimeError("the hub is not open; use 'async with dss.open_hub() as hub:'")
+            raise not_open()
         return self._task_group
 
     # -- beginning and end -------------------------------------------------------------------------
@@ -95,7 +98,11 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         await task_group.__aenter__()
         self._task_group = task_group
         self._enter_thread()
-        self._sleepers.wake = Wake(self._sleepers, call_soon_here())
+        call_soon = call_soon_here()
+        self._sleepers.wake = Wake(self._sleepers, call_soon)
+        # Portals hold the mailbox; what a closed loop has left behind must not be held by it.
+        self._mailbox.task_group = weakref.ref(task_group)
+        self._mailbox.call_soon = partial(_call_soon, self._mailbox, call_soon)
         self._call_off = when_loop_closes(partial(abandon, self._mailbox))
         return self
 
@@ -148,6 +155,39 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             finally:
                 del outcome, exc_val  # they refer to this frame
         return handled
+
+    # -- answering ---------------------------------------------------------------------------------
+
+    async def serve(
+        self,
+        handler: Handler[T_Item],
+        *,
+        max_concurrency: float = 64,
+        raise_errors: bool = False,
+    ) -> None:
+        """Call *handler* with each item, until the last portal was closed and all were handled.
+
+        For a request, what *handler* returns is the answer, and what it raises is raised where it
+        was asked. If the asker gives up, its handler is cancelled; if that has not begun yet, it is
+        skipped. For a plain item, what *handler* returns is ignored, and what it raises goes to
+        ``on_error`` (see :func:`open_hub`).
+
+        A plain function is called in the event loop and must not block. A coroutine function runs
+        in a task of its own, with at most *max_concurrency* of them at a time; with 1, each item is
+        handled only after the one before. The next item is received when there is room for its
+        handler. Handlers see the context variables of the task that called ``serve``, each of them
+        in a copy of its own.
+
+        :param handler: is called with one argument: the item, or what was asked
+        :param max_concurrency: how many coroutines may run at once; ``math.inf`` for any number
+        :param raise_errors: an exception for a plain item ends ``serve`` and all its handlers
+        :raises TypeError: if *handler* is not callable, or *max_concurrency* no integer
+        :raises ValueError: if *max_concurrency* is less than 1
+        :raises anyio.ClosedResourceError: if this end is closed
+        :raises ExceptionGroup: with *raise_errors*, what a handler has raised
+        """
+        on_error = None if raise_errors else partial(tell, self._on_error, source=None)
+        await serve(self, handler, max_concurrency, on_error)
 
     # -- sources -----------------------------------------------------------------------------------
 
@@ -230,9 +270,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         mailbox = self._mailbox
         if source.retire():
             mailbox.sources.pop(cast("str", source.name), None)
-        lanes = [lane for lane in list(mailbox.queues) if lane.source is source]
-        for lane in lanes:
-            mailbox.close_lane(lane, portal_aborted)
+        mailbox.release(source)
         # Now whatever waits for the hub inside of start() is released, so it can return.
         cancelled = await starting.outlast(source.stop_timeout)
         if not starting.done:
@@ -243,7 +281,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
                 )
             )
         ending = Worker(
-            partial(end_source, mailbox, source, lanes),
+            partial(end_source, mailbox, source),
             f"dss_anyio: ending {source.name}",
         )
         cancelled = await ending.outlast() or cancelled
@@ -261,6 +299,15 @@ class Hub(Face[T_Item], Receiver[T_Item]):
 
 # Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.
 open_hub = Hub
+
+
+def _call_soon(mailbox: Mailbox, call_soon: CallSoon, call: Callable[[], object]) -> None:
+    try:
+        call_soon(call)
+    except RecursionError:
+        raise  # a RuntimeError as well, but it is the caller's
+    except RuntimeError:
+        mailbox.end(hub_gone)  # the loop is gone, and the hub with it
 
 
 def _same(one: BaseException, other: BaseException | None) -> bool:

@@ -37,35 +37,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count, repeat, starmap
-from typing import Any, Literal, NamedTuple, TypeAlias
+from itertools import repeat, starmap
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
+from ._counter import Counter
 from ._errors import Refusal, nothing_there, other_process, portal_aborted
+from ._request import TOKEN, Ending, Question, Request, dequeue, is_over, is_queued, question_of
 
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 Ring: TypeAlias = Callable[[], object]
 
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
-
-
-class Counter:
-    """A number that any thread may raise by one, at any bytecode, and any thread may read.
-
-    ``n += 1`` is a read and a write with room for a signal handler between them. ``next()`` of an
-    ``itertools.count`` is one step; its ``repr``, ``count(5)``, is the only look at it that takes
-    nothing out and is not deprecated.
-    """
-
-    __slots__ = ("_ticks", "add_one")
-
-    def __init__(self) -> None:
-        self._ticks = count()
-        self.add_one: Callable[[], int] = self._ticks.__next__
-
-    @property
-    def value(self) -> int:
-        return int(repr(self._ticks)[len("count(") : -1])
 
 
 class Source:
@@ -168,7 +151,7 @@ class Blocked:
         """Wait no longer. False if the item was accepted or refused before."""
         return self._outcome.setdefault(None, "withdrawn") == "withdrawn"
 
-    def refuse(self) -> None:
+    def refuse(self, _: Refusal) -> None:
         """End the wait with the error of its lane.
 
         If it was accepted before, whoever did that is about to wake it. Waking it here as well does
@@ -219,7 +202,7 @@ class Mailbox:
         if limit != math.inf:
             self.room = deque(repeat(None, int(limit)))
         self.waiting: deque[Blocked] = deque()  # those who wait for room, in their order
-        self.blocked: dict[Blocked, None] = {}  # everybody who is inside a call that waits
+        self.blocked: dict[Blocked | Question, None] = {}  # everybody who is in a call that waits
         self.leaving: dict[threading.Event, None] = {}  # who wants to know that one has left
         self.own: Source = Source(None)  # what the hub's own portal and its clones belong to
         self.root: Lane = Lane(self.own, None)  # the hub's own portal sends through this one
@@ -239,6 +222,12 @@ class Mailbox:
         self.undelivered: Counter = Counter()
         self.errors: Counter = Counter()
         self.late: Counter = Counter()
+        self.endings: dict[str, Counter] = {"asked": Counter()}  # how requests have ended
+        self.endings.update((ending, Counter()) for ending in get_args(Ending))
+        self.calls: deque[Callable[[], object]] = deque()  # polled hub: what poll() is to call
+        # Set by the hub: have a function called soon in its thread; and its task group, or None.
+        self.call_soon: Callable[[Callable[[], object]], object] | None = None
+        self.task_group: Callable[[], Any] = _nothing
         self._tagged = False  # has any lane but the root been opened?
         self._cut = False  # was the root aborted?
         self._swept = False
@@ -400,14 +389,47 @@ class Mailbox:
         if blocked.lane.refusal is None:
             self._admit()
         else:
-            blocked.refuse()
+            blocked.refuse(blocked.lane.refusal)
 
-    def leave(self, blocked: Blocked) -> None:
+    def enter(self, question: Question) -> None:
+        """Enter *question*; from now on its end is sure. Raises if its lane was closed."""
+        self.blocked[question] = None
+        if question.lane.refusal is not None:
+            raise question.lane.refusal()
+
+    def ask(self, question: Question, item: object) -> None:
+        """Enter *question*, and put its request, or let it wait for room. Never waits itself."""
+        self.enter(question)
+        lane = question.lane
+        if lane.items is None:
+            # The items of the hub's own portal are not looked at when they are received; a
+            # request has to be. So it comes by a lane of its own.
+            self._tagged = True
+            lane = Lane(lane.source, deque())
+        request = Request(question, item)
+        if not self.put(lane, request):
+            # Nobody needs to be told when it is accepted: the asker waits for the answer.
+            waiting = Blocked(lane, request, question.call, _nothing)
+            question.waiting = waiting
+            self.waiting.append(waiting)
+            if question.lane.refusal is None:
+                self._admit()
+            else:
+                question.refuse(question.lane.refusal)
+
+    def leave(self, blocked: Blocked | Question) -> None:
         """Called by the one who has waited, whatever came of it."""
-        try:
-            self.waiting.remove(blocked)  # compares identities only: one step
-        except ValueError:
-            pass
+        waiting: Blocked | None
+        if isinstance(blocked, Question):
+            waiting, blocked.waiting = blocked.waiting, None  # which refers to its request
+        else:
+            waiting = blocked
+        if waiting is not None:
+            waiting.withdraw()
+            try:
+                self.waiting.remove(waiting)  # compares identities only: one step
+            except ValueError:
+                pass
         self.blocked.pop(blocked, None)
         for left in list(self.leaving):
             left.set()
@@ -429,6 +451,7 @@ class Mailbox:
                     break
                 if blocked.accept():  # else it waits no longer
                     self._put_in_place(blocked.lane, [blocked.item])
+                    blocked.item = None  # a request is forgotten when its receiver forgets it
                     blocked.wake()
                     break
 
@@ -585,8 +608,9 @@ class Mailbox:
         except IndexError:
             self.husks.pop()
             return None
-        if entry.refusal is portal_aborted:
-            # It was being sent when its portal was aborted, which has not seen it.
+        if entry.refusal is portal_aborted or (type(item) is TOKEN and is_over(item)):
+            # It was being sent when its portal was aborted, which has not seen it; or it is a
+            # request for whose answer nobody waits any more.
             self._free(1)
             self.undeliver(entry.source, item)
             return None
@@ -594,16 +618,25 @@ class Mailbox:
 
     def _decode(self, source: Source, item: Any) -> tuple[bool, Any]:
         """Count the item as received and decode it; or count it as undelivered."""
+        request: Request[Any] | None = None
+        if type(item) is TOKEN and is_queued(item):
+            request = item
         if source.decode is not None:
-            raw = item
             try:
-                item = source.decode(raw)
+                if request is not None:
+                    request.item = source.decode(request.item)
+                else:
+                    item = source.decode(item)
             except BaseException as exc:
-                self.undeliver(source, raw)
+                if request is not None:
+                    question_of(request).fail(exc)
+                self.undeliver(source, item)
                 if not isinstance(exc, Exception):
                     raise
                 self.report(source.name, exc)
                 return False, None
+        if request is not None:
+            dequeue(request)
         source.received += 1
         self.received += 1
         return True, item
@@ -641,7 +674,7 @@ class Mailbox:
             lane.refusal = refusal
         for blocked in list(self.blocked):
             if blocked.lane is lane:
-                blocked.refuse()
+                blocked.refuse(refusal)
         # Last of all: the end of the hub looks into ``lanes``, and completes what a Ctrl-C has cut.
         if self.lanes.pop(lane, False) and not self.lanes:
             self.notify()  # the receiver has to see the end of the stream
@@ -653,12 +686,29 @@ class Mailbox:
         for lane in list(self.lanes):
             self._refuse(lane, refusal)
 
+    def release(self, source: Source) -> None:
+        """End *source* alone: close its portals, and release who waits there, for an answer, too.
+
+        An asker may wait after its portal was closed, so it is not enough to look at the open ones.
+        """
+        for lane in self.lanes_of(source):
+            self.close_lane(lane, portal_aborted)
+        for blocked in list(self.blocked):
+            if blocked.lane.source is source:
+                blocked.refuse(portal_aborted)
+
+    def lanes_of(self, source: Source) -> list[Lane]:
+        return [lane for lane in list(self.queues) if lane.source is source]
+
     def end(self, refusal: Refusal) -> None:
         """As ``refuse_all``, and nobody is going to receive any more. Idempotent."""
         if not self.ended:
             self.refusal = refusal
             self.ended = True
         self.refuse_all(refusal)
+        for blocked in list(self.blocked):
+            if blocked.lane.refusal is not refusal:
+                blocked.refuse(refusal)  # waits for an answer, after its portal was closed
 
     def take_back(self, lane: Lane) -> None:
         """What *lane* has queued goes back to its source, now. The lane was closed by the caller.
@@ -733,8 +783,12 @@ class Mailbox:
         source.undelivered.add_one()
         self._hand_back(source, item)
 
-    def _hand_back(self, source: Source, item: object) -> None:
-        if source.on_undelivered is not None:
+    def _hand_back(self, source: Source, item: Any) -> None:
+        if type(item) is TOKEN and is_queued(item):
+            # Whoever asked is told, and still has what it asked. This is all its source hears.
+            dequeue(item)
+            question_of(item).settle("unanswered", "the request was dropped, the hub was full")
+        elif source.on_undelivered is not None:
             try:
                 source.on_undelivered(item)
             except BaseException as exc:
@@ -747,6 +801,18 @@ class Mailbox:
         if not self.ended:  # then the bell holds ``sweep``, which may be what reports
             self.notify()
 
+    # -- Calls in a polled hub ---------------------------------------------------------------------
+
+    def call_at_poll(self, call: Callable[[], object]) -> None:
+        """Have *call* called in the receiving thread by its next ``poll()``. From any thread."""
+        self.calls.append(call)  # before the bell, as an item
+        self.notify()
+
+    def run_calls(self) -> None:
+        """Call what has come by now. In the receiving thread; what it raises is Ctrl-C."""
+        for _ in range(len(self.calls)):
+            self.calls.popleft()()
+
     def forget(self) -> None:
         """In a forked child: the threads, the loop and the libraries are the parent's."""
         for source in self.sources.values():
@@ -754,5 +820,10 @@ class Mailbox:
         self.bell.clear()
         self.blocked.clear()
         self.waiting.clear()
+        self.calls.clear()
         self.end(other_process)
         self.home = None
+
+
+def _nothing() -> None:
+    pass

@@ -7,13 +7,14 @@ import time
 from types import TracebackType
 from typing import Generic
 
+from ._counter import Counter
 from ._datagram import Address, Doorbell, Notifier, check_address
 from ._ending import end_sources
 from ._errors import hub_gone, no_more, other_process, receiver_closed
 from ._face import Face, OnError, T_Item, tell_reports
-from ._mailbox import Counter, Mailbox, Overflow
-from ._portal import acquire, check_timeout
+from ._mailbox import Mailbox, Overflow
 from ._receiver import check_max_items
+from ._waiting import acquire, check_timeout
 
 
 class Alarm:
@@ -101,6 +102,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         self._waiters = 0
         self._alarm = Alarm(self._mailbox)
         self.wake_address = wake_address
+        self._mailbox.call_soon = self._mailbox.call_at_poll
         self._alarm.reset()
         self._enter_thread()
 
@@ -108,6 +110,9 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
 
     def poll(self, max_items: int | None = None) -> list[T_Item]:
         """Return the items that are there, perhaps none, in their order. Never blocks.
+
+        First runs what other threads have called (``portal.call``). A :class:`Request` among the
+        items is answered by its ``reply``, now or later.
 
         In one thread at a time: it becomes the hub's own thread. Clears the wake: afterwards
         :meth:`fileno` is readable again as soon as there is something to poll, at once if
@@ -126,9 +131,10 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         # Before the queue: whoever puts an item after we have looked there finds the bell armed.
         self._alarm.reset()
         tell_reports(mailbox, self._on_error)
+        mailbox.run_calls()
         finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
         batch: list[T_Item] = mailbox.take_many(max_items)
-        if len(mailbox) or finished:
+        if len(mailbox) or mailbox.calls or finished:
             mailbox.notify()  # what is left, and the end, stay readable
         if finished and not batch and not len(mailbox):
             raise receiver_closed() if mailbox.ended else no_more()
@@ -153,12 +159,14 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
                 mailbox.seat(1)
                 if mailbox.ended:
                     raise receiver_closed()
-                if len(mailbox) or not mailbox.lanes:
+                if len(mailbox) or mailbox.calls or not mailbox.lanes:
                     return True
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._alarm.wait(left):
                     return len(mailbox) > 0
-                if not len(mailbox):  # it was an error to report, or was taken back
+                if (
+                    not len(mailbox) and not mailbox.calls
+                ):  # it was an error to report, or was taken back
                     self._alarm.reset()
                     tell_reports(mailbox, self._on_error)
         finally:

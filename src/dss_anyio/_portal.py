@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from anyio import Event
 from anyio.lowlevel import checkpoint
 
+from ._asking import Asker, T_contra, check_pack, packed
 from ._errors import no_room, portal_aborted, portal_closed, would_deadlock
-from ._mailbox import Blocked, Lane, Mailbox
+from ._mailbox import Blocked
+from ._waiting import acquire, check_timeout
 from ._wake import call_soon_here
 
-T_contra = TypeVar("T_contra", contravariant=True)
 
-
-class Portal(Generic[T_contra]):
+class Portal(Asker[T_contra]):
     """A way into a hub, for any thread.
 
     Made by the hub (``hub.portal``, ``hub.register``) or by :meth:`clone`. All methods may be
@@ -30,11 +28,7 @@ class Portal(Generic[T_contra]):
     a portal may be used as a context manager that closes it.
     """
 
-    __slots__ = ("__weakref__", "_lane", "_mailbox")
-
-    def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
-        self._mailbox = mailbox
-        self._lane = lane
+    __slots__ = ()
 
     # -- one item ----------------------------------------------------------------------------------
 
@@ -198,8 +192,7 @@ class Portal(Generic[T_contra]):
 
         :raises TypeError: if *pack* is not callable
         """
-        if pack is not None and not callable(pack):
-            raise TypeError(f"pack must be callable, not {pack!r}")
+        check_pack(pack)
         mailbox = self._mailbox
         lane = self._lane
 
@@ -208,13 +201,7 @@ class Portal(Generic[T_contra]):
                 mailbox.late.add_one()
                 return
             try:
-                item: Any
-                if pack is not None:
-                    item = pack(*args, **kwargs)
-                elif kwargs:
-                    raise TypeError("called with keywords; give send_callback() a pack function")
-                else:
-                    item = args[0] if len(args) == 1 else args
+                item = packed(pack, args, kwargs)
                 if not mailbox.put(lane, item):
                     mailbox.drop(lane.source, item)
             except BaseException as exc:
@@ -279,30 +266,3 @@ class Portal(Generic[T_contra]):
         source = self._lane.source.name
         of = "" if source is None else f" of {source!r}"
         return f"<Portal{of}: {'open' if self._lane.refusal is None else 'closed'}>"
-
-
-def check_timeout(timeout: float | None) -> float | None:
-    """Return *timeout* as a float, or raise if it is not a number of seconds from 0 on."""
-    if timeout is None:
-        return None
-    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
-        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
-    if not timeout >= 0:  # NaN is not, either
-        raise ValueError(f"timeout must not be negative, got {timeout!r}; None waits for ever")
-    try:
-        return float(timeout)
-    except OverflowError:
-        return math.inf
-
-
-def acquire(lock: threading.Lock, timeout: float | None) -> bool:
-    """Take *lock* within *timeout* seconds; None means however long it takes."""
-    longest = threading.TIMEOUT_MAX  # 292 years on Linux
-    if sys.platform != "win32":
-        return lock.acquire(timeout=longest if timeout is None else min(timeout, longest))
-    # On Windows, Ctrl-C does not interrupt a lock wait; it is seen when one has ended.
-    deadline = math.inf if timeout is None else time.monotonic() + timeout
-    while not lock.acquire(timeout=max(0.0, min(1.0, deadline - time.monotonic()))):
-        if time.monotonic() >= deadline:
-            return False
-    return True

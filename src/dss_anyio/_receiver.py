@@ -24,7 +24,7 @@ from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock
 from anyio.abc import ObjectReceiveStream
 from anyio.lowlevel import checkpoint
 
-from ._errors import hub_gone, no_more, receiver_closed
+from ._errors import hub_gone, no_more, not_open, receiver_closed
 from ._face import OnError, T_Item, tell_reports
 from ._mailbox import Mailbox
 from ._wake import CallSoon
@@ -77,7 +77,7 @@ class Sleepers:
     async def sleep(self, receiver: Receiver[Any]) -> None:
         """Wait until there may be something for *receiver*. May end for nothing."""
         if self.wake is None:
-            raise RuntimeError("the hub is not open; use 'async with dss.open_hub() as hub:'")
+            raise not_open()
         woken = Event()
         self._asleep[woken] = receiver
         self._rouse()

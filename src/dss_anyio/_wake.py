@@ -8,6 +8,7 @@ RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, a Runtime
 from __future__ import annotations
 
 import asyncio
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, cast
@@ -35,6 +36,17 @@ def call_soon_here() -> CallSoon:
     if isinstance(native, asyncio.AbstractEventLoop):
         return native.call_soon_threadsafe
     return cast("_TrioToken", native).run_sync_soon
+
+
+def name_loop() -> None:
+    """Tell sniffio, in the current context, which event loop calls a function outside of its tasks.
+
+    anyio starts tasks only if it knows its backend. Trio leaves a note for the whole thread,
+    asyncio does not, and newer versions of anyio ask asyncio itself if sniffio is not there.
+    """
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None and asyncio._get_running_loop() is not None:
+        sniffio.current_async_library_cvar.set("asyncio")
 
 
 def when_loop_closes(gone: Callable[[], object]) -> Callable[[], object]:

@@ -1,7 +1,7 @@
 """Threads that keep a hub busy while it is left, and what becomes of them.
 
 Imported by the programs in this directory. Each of them leaves a hub in one way; those that are
-blocked in ``send`` then say one line each, and ``test_ending.py`` reads the lines.
+blocked then say one line each, and ``test_ending.py`` reads the lines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import dss_anyio as dss
 from dss_anyio import _ending
 
 MOST_SECONDS = 10  # for the whole program; then it shows all stacks and dies of SIGALRM
-PYTHON_SENDERS = ["first", "second", "registered"]
+BLOCKED = 6
 
 faulthandler.register(signal.SIGALRM, chain=True)
 signal.alarm(MOST_SECONDS)
@@ -103,6 +103,11 @@ def what_is_accepted(portal: dss.Portal[Any]) -> str:
         "send with a timeout": lambda: portal.send("late", timeout=0),
         "send_nowait": lambda: portal.send_nowait("late"),
         "send_many": lambda: portal.send_many(["late"]),
+        "request": lambda: portal.request("late"),
+        "request_soon": lambda: portal.request_soon("late"),
+        "request_callback": lambda: portal.request_callback(timeout=None)("late"),
+        "call": lambda: portal.call(int),
+        "start_task_soon": lambda: portal.start_task_soon(int),
         "clone": portal.clone,
     }.items():
         try:
@@ -117,11 +122,15 @@ def what_is_accepted(portal: dss.Portal[Any]) -> str:
         return "offer is accepted"
     if portal.send_callback()("late") is not None:
         return "a callback returns something"
+    if portal.request_callback(timeout=None, default="default")("late") != "default":
+        return "a request"
     return "nothing"
 
 
 class Crowd:
-    """Four threads that are blocked in ``send``, one of them made by C; two never stop calling.
+    """Four threads that are blocked in ``send``, two in ``request``; two never stop calling.
+
+    One of those that send, and one of those that ask, was made by C.
 
     The callers are daemons, and nobody ever stops them: they are still at it when Python exits.
     """
@@ -132,21 +141,30 @@ class Crowd:
 
     def come(self, hub: dss.Hub[Any] | dss.PolledHub[Any]) -> None:
         """Start the threads. The hub must be small, and a portal of it has to be free."""
-        self._inside = 4
+        self._inside = BLOCKED
         portal = hub.portal
         registered = hub.register("registered")
         callback = portal.send_callback()
-        for who, its in zip(PYTHON_SENDERS, [portal, portal, registered], strict=True):
-            args = who, its
-            threading.Thread(target=self._send_on, args=args, name=who, daemon=False).start()
-        start_in_c(lambda: self._send_on("native", portal))
+        for who, its, call in (
+            ("first", portal, portal.send),
+            ("second", portal, portal.send),
+            ("registered", registered, registered.send),
+            ("asker", registered, registered.request),
+        ):
+            args = who, its, call
+            threading.Thread(target=self._go_on, args=args, name=who, daemon=False).start()
+        start_in_c(lambda: self._go_on("native", portal, portal.send))
+        start_in_c(lambda: self._go_on("native asker", portal, portal.request))
         for caller in (lambda: portal.offer("offered"), lambda: callback("called back")):
             threading.Thread(target=_for_ever, args=(caller,), daemon=True).start()
 
-    def _send_on(self, who: str, portal: dss.Portal[Any]) -> None:
+    def _go_on(self, who: str, portal: dss.Portal[Any], call: Callable[[str], object]) -> None:
         try:
             while True:
-                portal.send(who)
+                try:
+                    call(who)
+                except dss.NoReplyError:
+                    pass  # who receives it has no answer
         except anyio.BrokenResourceError:
             accepted = what_is_accepted(portal)
             say(f"{who} is released, then {accepted} is accepted")
@@ -157,12 +175,12 @@ class Crowd:
     def surround_polled(self, hub: dss.PolledHub[Any]) -> None:
         """Start the threads and wait until those that send are blocked."""
         self.come(hub)
-        wait_until(lambda: len(hub.blocked()) == 4)
+        wait_until(lambda: len(hub.blocked()) == BLOCKED)
 
     async def surround(self, hub: dss.Hub[Any]) -> None:
         """The same in an event loop."""
         self.come(hub)
-        while len(hub.blocked()) < 4:
+        while len(hub.blocked()) < BLOCKED:
             await anyio.sleep(0.001)
 
     def wait_until_released(self) -> None:

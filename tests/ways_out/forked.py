@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
-from crowd import MOST_SECONDS, Crowd, run, say, what_is_accepted
+from crowd import BLOCKED, MOST_SECONDS, Crowd, run, say, what_is_accepted
 
 import dss_anyio as dss
 
@@ -52,12 +52,17 @@ def fork(in_child: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def what(item: Any) -> Any:
+    """What was sent or asked. A request is forgotten, so its asker goes on."""
+    return item.item if isinstance(item, dss.Request) else item
+
+
 async def go_on(hub: dss.Hub[Any]) -> None:
     """In the parent: those who were blocked are let in one after the other, again and again."""
     start = hub.statistics().received
     seen: set[Any] = set()
-    while len(seen) < 6 or hub.statistics().received < start + 1000:
-        seen.update(await hub.receive_many())
+    while len(seen) < BLOCKED + 2 or hub.statistics().received < start + 1000:
+        seen.update(map(what, await hub.receive_many()))
     say(f"the parent receives from {len(seen)} threads")
 
 
@@ -119,9 +124,9 @@ def with_a_polled_hub() -> None:
         if pid:
             say(f"status {os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}")
             seen: set[Any] = set()
-            while len(seen) < 6 or hub.statistics().received < 1000:
+            while len(seen) < BLOCKED + 2 or hub.statistics().received < 1000:
                 hub.wait()
-                seen.update(hub.poll())
+                seen.update(map(what, hub.poll()))
             say(f"the parent receives from {len(seen)} threads")
         else:
             check(hub, [hub.portal, hub.source("registered")])

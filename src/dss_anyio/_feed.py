@@ -1,0 +1,286 @@
+"""The other way round: what a callback with a deadline takes, filled in advance.
+
+An audio callback that has 10 ms for an answer cannot wait for an event loop that is busy for 20 ms.
+So the loop fills a feed while it has time, and the callback takes what is there.
+
+The two sides are mirror images. Whoever finds nothing to do enters its line, and then looks again;
+whoever has changed something does that first, and then looks for somebody in the other side's line.
+All of these are single steps, so one of the two sees the other: nobody sleeps in vain. Whoever is
+woken looks again, and if it leaves for another reason passes the wake on.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from types import TracebackType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, Event, WouldBlock
+from anyio.lowlevel import checkpoint
+
+from ._counter import Counter
+from ._errors import RAISE, would_deadlock
+from ._mailbox import Lane, Mailbox, Source
+from ._request import Question
+from ._waiting import acquire, check_timeout
+from ._wake import call_soon_here
+
+T_Item = TypeVar("T_Item")
+
+
+class FeedStatistics(NamedTuple):
+    """The counts of a feed: ``sent == taken + queued``."""
+
+    queued: int  #: items that wait to be taken
+    max_buffer_size: float  #: how many may wait, or ``math.inf``
+    taken: int  #: items that were taken
+    underruns: int  #: how often nothing was there in time, and a default or an error was the result
+    overruns: int  #: how often ``send_nowait`` found no room
+
+    @property
+    def sent(self) -> int:
+        """Items that were accepted."""
+        return self.taken + self.queued
+
+
+class Feed(Generic[T_Item]):
+    """Filled in the hub's event loop, or the thread that polls; emptied by any thread.
+
+    Made by ``hub.open_feed()``. After :meth:`close` what is left can still be taken; after the end
+    of the hub nothing can.
+    """
+
+    def __init__(self, mailbox: Mailbox, max_buffer_size: float, name: str | None) -> None:
+        if max_buffer_size != math.inf and (
+            not isinstance(max_buffer_size, int)
+            or isinstance(max_buffer_size, bool)
+            or max_buffer_size < 1
+        ):
+            raise ValueError(
+                f"max_buffer_size must be a positive integer or math.inf, not {max_buffer_size!r}"
+            )
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a string or None, not {name!r}")
+        if mailbox.ended:
+            raise _hub_gone()
+        self._mailbox = mailbox
+        self._limit = max_buffer_size
+        self._lane = Lane(Source(name), None)  # for ``blocked()``; nothing is sent through it
+        self._items: deque[T_Item] = deque()
+        self._senders: deque[Question] = deque()
+        self._takers: deque[Question] = deque()
+        self._closed = False
+        self._taken = Counter()
+        self._underruns = Counter()
+        self._overruns = Counter()
+
+    # -- filling it: in the hub's thread -----------------------------------------------------------
+
+    async def send(self, item: T_Item) -> None:
+        """Add *item*; wait while the feed is full. In the hub's event loop. Always a checkpoint.
+
+        :raises anyio.ClosedResourceError: if the feed is closed, or is closed meanwhile
+        :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
+        """
+        await checkpoint()
+        while not self._put(item):
+            call_soon = call_soon_here()
+            woken = Event()
+            question = Question(self._lane, "feed.send", lambda: call_soon(woken.set))  # noqa: B023
+            await self._sleep(question, woken)
+
+    async def _sleep(self, question: Question, woken: Event) -> None:
+        mailbox = self._mailbox
+        try:
+            mailbox.enter(question)
+            self._senders.append(question)
+            if self._closed or mailbox.ended or len(self._items) < self._limit:
+                question.settle("answered")
+            await woken.wait()
+        except BaseException:
+            if not question.settle("abandoned"):
+                self._wake(self._senders)  # it was woken, and is not going to use it
+            raise
+        finally:
+            self._leave(self._senders, question)
+
+    def send_nowait(self, item: T_Item) -> None:
+        """Add *item* at once. In the hub's thread. Never waits.
+
+        :raises anyio.WouldBlock: if the feed is full; this is counted as an overrun
+        :raises anyio.ClosedResourceError: if the feed is closed
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        if not self._put(item):
+            self._overruns.add_one()
+            raise WouldBlock(f"the feed holds {self._limit} items already; use send() to wait")
+
+    def _put(self, item: T_Item) -> bool:
+        if self._closed:
+            raise _feed_closed()
+        if self._mailbox.ended:
+            raise _hub_gone()
+        # Only the hub's thread adds, so there cannot be more meanwhile.
+        if len(self._items) >= self._limit:
+            return False
+        self._items.append(item)
+        self._wake(self._takers)
+        if len(self._items) < self._limit:
+            self._wake(self._senders)  # one after the other
+        return True
+
+    def close(self) -> None:
+        """Add nothing more. Never waits; a second call does nothing.
+
+        What is there can still be taken. Whoever waits is released.
+        """
+        self._closed = True
+        for line in (self._senders, self._takers):
+            while self._wake(line):
+                pass
+
+    async def aclose(self) -> None:
+        """The same as :meth:`close`, and a checkpoint."""
+        self.close()
+        await checkpoint()
+
+    def __enter__(self) -> Feed[T_Item]:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- emptying it: from any thread --------------------------------------------------------------
+
+    def take_nowait(self, default: Any = RAISE) -> T_Item:
+        """Take the oldest item if there is one. From any thread, at any bytecode. Never waits.
+
+        With *default*, it never raises: *default* is returned where nothing is there, also after
+        the end. That is counted as an underrun, and so is WouldBlock.
+
+        :raises anyio.WouldBlock: if nothing is there
+        :raises anyio.EndOfStream: if nothing is there, and the feed is closed
+        :raises anyio.BrokenResourceError: if the hub has ended
+        """
+        item: T_Item = self._take(default, WouldBlock("the feed is empty; use take() to wait"))
+        return item
+
+    def take(self, *, timeout: float | None = None, default: Any = RAISE) -> T_Item:
+        """Take the oldest item; wait for one, at most *timeout* seconds. From any foreign thread.
+
+        With *default* it is returned where an error would be raised, also after the end; that is
+        counted as an underrun, and so is TimeoutError.
+
+        :raises TimeoutError: if nothing came in time
+        :raises RuntimeError: in the hub's own thread, if it would have to wait, whatever *default*
+        :raises anyio.EndOfStream: if nothing is there, and the feed is closed
+        :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
+        """
+        timeout = check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._items and not self._closed and not self._mailbox.ended:
+            if self._mailbox.is_at_home():
+                raise would_deadlock("take")
+            if not self._wait(deadline):
+                break
+        item: T_Item = self._take(default, TimeoutError(f"nothing was fed within {timeout} s"))
+        return item
+
+    def _take(self, default: Any, empty: Exception) -> Any:
+        error: Exception
+        if self._mailbox.ended:
+            error = _hub_gone()
+        else:
+            closed = self._closed  # read before the queue: what was sent before is seen
+            try:
+                item = self._items.popleft()
+            except IndexError:
+                error = EndOfStream("the feed was closed") if closed else empty
+            else:
+                self._taken.add_one()
+                self._wake(self._senders)
+                return item
+        self._underruns.add_one()
+        if default is RAISE:
+            raise error
+        return default
+
+    def _wait(self, deadline: float | None) -> bool:
+        """Block this thread until there may be something. False if the time is over."""
+        woken = threading.Lock()
+        woken.acquire()
+        question = Question(self._lane, "feed.take", woken.release)
+        left = None if deadline is None else max(0.0, deadline - question.since)
+        try:
+            self._mailbox.blocked[question] = None  # before ``ended`` is read
+            self._takers.append(question)
+            if self._items or self._closed or self._mailbox.ended:
+                question.settle("answered")
+            if acquire(woken, left):
+                return True
+            return not question.settle("abandoned")  # if it was woken just now, it looks again
+        except BaseException:
+            if not question.settle("abandoned"):
+                self._wake(self._takers)  # it was woken, and is not going to use it
+            raise
+        finally:
+            self._leave(self._takers, question)
+
+    # -- both --------------------------------------------------------------------------------------
+
+    def _wake(self, line: deque[Question]) -> bool:
+        """Wake the first in *line* that still waits. False if there is none."""
+        while line:
+            try:
+                question = line.popleft()
+            except IndexError:
+                return False
+            if question.settle("answered"):
+                return True
+        return False
+
+    def _leave(self, line: deque[Question], question: Question) -> None:
+        try:
+            line.remove(question)
+        except ValueError:
+            pass
+        self._mailbox.leave(question)
+
+    def statistics(self) -> FeedStatistics:
+        """Return the counts. From any thread; never waits."""
+        return FeedStatistics(
+            len(self._items),
+            self._limit,
+            self._taken.value,
+            self._underruns.value,
+            self._overruns.value,
+        )
+
+    def __len__(self) -> int:
+        """How many items wait to be taken. From any thread."""
+        return len(self._items)
+
+    def __bool__(self) -> bool:
+        return True  # an empty feed is still a feed
+
+    def __repr__(self) -> str:
+        name = self._lane.source.name
+        state = "ended" if self._mailbox.ended else "closed" if self._closed else "open"
+        of = "" if name is None else f" {name!r}"
+        return f"<Feed{of}: {state}, {len(self._items)} of {self._limit} queued>"
+
+
+def _feed_closed() -> ClosedResourceError:
+    return ClosedResourceError("the feed was closed; open another one with hub.open_feed()")
+
+
+def _hub_gone() -> BrokenResourceError:
+    return BrokenResourceError("the hub of this feed has ended")

@@ -1,0 +1,41 @@
+"""How a thread waits: for a lock, in slices, with a time limit."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+SLICE = 1.0  # seconds
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Return *timeout* as a float, or raise if it is not a number of seconds from 0 on."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if not timeout >= 0:  # NaN is not, either
+        raise ValueError(f"timeout must not be negative, got {timeout!r}; None waits for ever")
+    try:
+        return float(timeout)
+    except OverflowError:
+        return math.inf
+
+
+def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+    """Take *lock* within *timeout* seconds; None means however long it takes.
+
+    An exception that another thread sets in this one (``PyThreadState_SetAsyncExc``), and on
+    Windows Ctrl-C, does not interrupt a lock wait; it is seen when one has ended. So none of them
+    is longer than a second.
+    """
+    if timeout is None:
+        while not lock.acquire(timeout=SLICE):
+            pass
+        return True
+    deadline = time.monotonic() + timeout
+    while not lock.acquire(timeout=max(0.0, min(SLICE, deadline - time.monotonic()))):
+        if time.monotonic() >= deadline:
+            return False
+    return True
