@@ -272,6 +272,8 @@ class Asker(Generic[T_contra]):
         """Block this thread until what *begin* has begun is settled."""
         timeout = check_timeout(timeout)
         mailbox = self._mailbox
+        if self._lane.refusal is not None:
+            raise self._lane.refusal()
         if mailbox.is_at_home():
             raise would_deadlock(call)
         # As in ``Portal.send``: a lock that is taken twice.

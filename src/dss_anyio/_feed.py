@@ -15,6 +15,7 @@ import math
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -170,7 +171,8 @@ class Feed(Generic[T_Item]):
         :raises anyio.EndOfStream: if nothing is there, and the feed is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
-        item: T_Item = self._take(default, WouldBlock("the feed is empty; use take() to wait"))
+        empty = WouldBlock("the feed is empty; use take() to wait")
+        item: T_Item = self._take(default, empty, lambda: False)
         return item
 
     def take(self, *, timeout: float | None = None, default: Any = RAISE) -> T_Item:
@@ -186,24 +188,25 @@ class Feed(Generic[T_Item]):
         """
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._items and not self._closed and not self._mailbox.ended:
-            if self._mailbox.is_at_home():
-                raise would_deadlock("take")
-            if not self._wait(deadline):
-                break
-        item: T_Item = self._take(default, TimeoutError(f"nothing was fed within {timeout} s"))
+        empty = TimeoutError(f"nothing was fed within {timeout} s")
+        item: T_Item = self._take(default, empty, lambda: self._wait(deadline))
         return item
 
-    def _take(self, default: Any, empty: Exception) -> Any:
+    def _take(self, default: Any, empty: Exception, wait: Callable[[], bool]) -> Any:
         error: Exception
-        if self._mailbox.ended:
-            error = _hub_gone()
-        else:
+        in_time = True
+        while True:
+            if self._mailbox.ended:
+                error = _hub_gone()
+                break
             closed = self._closed  # read before the queue: what was sent before is seen
             try:
                 item = self._items.popleft()
             except IndexError:
-                error = EndOfStream("the feed was closed") if closed else empty
+                if closed or not in_time:
+                    error = EndOfStream("the feed was closed") if closed else empty
+                    break
+                in_time = wait()  # and look once more, also after the last moment
             else:
                 self._taken.add_one()
                 self._wake(self._senders)
@@ -215,6 +218,8 @@ class Feed(Generic[T_Item]):
 
     def _wait(self, deadline: float | None) -> bool:
         """Block this thread until there may be something. False if the time is over."""
+        if self._mailbox.is_at_home():
+            raise would_deadlock("take")
         woken = threading.Lock()
         woken.acquire()
         question = Question(self._lane, "feed.take", woken.release)
