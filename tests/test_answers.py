@@ -492,6 +492,32 @@ def test_wherever_the_end_comes_in_a_request_it_is_released(
     raise AssertionError
 
 
+@pytest.mark.parametrize("how", ["close", "abort", "end"])
+def test_wherever_the_end_comes_a_request_does_not_stay_in_the_line(how: str) -> None:
+    """Guards the look at the refusal in ``Mailbox.ask``, after the request got into the line."""
+    for at in range(1000):
+        with dss.open_polled_hub[Any](1) as hub:
+            hub.portal.send("item")
+            portal = hub.register("library")
+            end = {"close": portal.close, "abort": portal.abort, "end": hub.close}[how]
+            futures: list[concurrent.futures.Future[Any]] = []
+
+            def ask(portal: Any = portal, futures: Any = futures) -> None:
+                with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    futures.append(portal.request_soon("question"))
+
+            if not run_interrupted(ask, end, at):
+                assert at > 20
+                return
+            for future in futures:
+                assert isinstance(
+                    future.exception(0), (anyio.ClosedResourceError, anyio.BrokenResourceError)
+                )
+            assert hub.statistics().tasks_waiting_send == 0
+            assert hub.blocked() == []
+    raise AssertionError
+
+
 async def test_a_token_that_is_forgotten_while_it_waits_for_room_is_not_kept_by_its_place() -> None:
     """Guards ``blocked.item = None`` in ``Mailbox._admit``."""
     async with dss.open_hub[Any](1) as hub:

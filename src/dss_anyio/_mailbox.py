@@ -410,12 +410,14 @@ class Mailbox:
         if not self.put(lane, request):
             # Nobody needs to be told when it is accepted: the asker waits for the answer.
             waiting = Blocked(lane, request, question.call, _nothing)
-            question.waiting = waiting
             self.waiting.append(waiting)
+            question.waiting = waiting
             if question.lane.refusal is None:
                 self._admit()
             else:
                 question.refuse(question.lane.refusal)
+                if question.settled:  # perhaps before it was in the line
+                    self._step_out(waiting)
 
     def leave(self, blocked: Blocked | Question) -> None:
         """Called by the one who has waited, whatever came of it."""
@@ -425,14 +427,17 @@ class Mailbox:
         else:
             waiting = blocked
         if waiting is not None:
-            waiting.withdraw()
-            try:
-                self.waiting.remove(waiting)  # compares identities only: one step
-            except ValueError:
-                pass
+            self._step_out(waiting)
         self.blocked.pop(blocked, None)
         for left in list(self.leaving):
             left.set()
+
+    def _step_out(self, waiting: Blocked) -> None:
+        waiting.withdraw()
+        try:
+            self.waiting.remove(waiting)  # compares identities only: one step
+        except ValueError:
+            pass
 
     def _admit(self) -> None:
         """Give free places to those who wait, in their order. From any thread."""
