@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import warnings
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
@@ -792,6 +793,23 @@ async def test_stop_is_called_also_if_the_portal_was_closed_inside_and_exactly_o
         async with hub.open_source("library", nothing, lambda _: stopped.append("senders")):
             hub.close_senders()
     assert stopped == ["close", "abort", "senders"]
+
+
+async def test_the_end_of_a_source_releases_who_asked_through_a_portal_that_was_closed() -> None:
+    """Guards ``Mailbox.release``: it looks at all who wait, not at the open lanes only."""
+
+    def start(portal: dss.Portal[str]) -> Future[Any]:
+        return portal.request_soon("question")
+
+    def stop(future: Future[Any]) -> None:
+        assert isinstance(future.exception(5), anyio.ClosedResourceError)
+
+    async with dss.open_hub[Any]() as hub:
+        async with hub.open_source("library", start, stop, stop_timeout=8) as source:
+            request = await hub.receive()
+            source.portal.close()
+            hub.register("another").close()  # forgets the lanes of closed portals
+        assert request.abandoned
 
 
 async def test_a_source_that_outlives_its_hub_is_stopped_by_the_hub_exactly_once() -> None:

@@ -14,6 +14,8 @@ import math
 import select
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -310,3 +312,29 @@ async def test_no_wake_is_lost_if_an_item_comes_at_any_bytecode_of_a_receive(
             assert at > 20
             return
         at += 1
+
+
+@pytest.mark.parametrize("how", ["close", "abort", "end"])
+def test_wherever_the_end_comes_a_request_does_not_stay_in_the_line(how: str) -> None:
+    """Guards the look at the refusal in ``Mailbox.ask``, after the request got into the line."""
+    for at in range(1000):
+        with dss.open_polled_hub[Any](1) as hub:
+            hub.portal.send("item")
+            portal = hub.register("library")
+            end = {"close": portal.close, "abort": portal.abort, "end": hub.close}[how]
+            futures: list[Future[Any]] = []
+
+            def ask(portal: Any = portal, futures: Any = futures) -> None:
+                with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    futures.append(portal.request_soon("question"))
+
+            if not run_interrupted(ask, end, at):
+                assert at > 20
+                return
+            for future in futures:
+                assert isinstance(
+                    future.exception(0), (anyio.ClosedResourceError, anyio.BrokenResourceError)
+                )
+            assert hub.statistics().tasks_waiting_send == 0
+            assert hub.blocked() == []
+    raise AssertionError

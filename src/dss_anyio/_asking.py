@@ -76,6 +76,8 @@ class Asker(Generic[T_contra]):
         """
         await checkpoint()
         mailbox = self._mailbox
+        if self._lane.refusal is not None:
+            raise self._lane.refusal()
         call_soon = call_soon_here()
         woken = Event()
         question = Question(
@@ -299,6 +301,8 @@ class Asker(Generic[T_contra]):
     ) -> Future[Any]:
         """A future for what *begin* begins."""
         mailbox = self._mailbox
+        if self._lane.refusal is not None:
+            raise self._lane.refusal()
         future: Future[Any] = Future()
 
         def finish() -> bool:

@@ -46,6 +46,7 @@ def _call(
     name: object,
 ) -> None:
     """In the hub's thread. In an event loop it must not raise: it would end a whole trio run."""
+    name_loop()
     try:
         result = func(*args, **kwargs)
         if isawaitable(result):
@@ -64,7 +65,6 @@ def _start(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any], name
         if iscoroutine(awaitable):
             awaitable.close()
         raise no_event_loop()
-    name_loop()
     task_group.start_soon(answer, question, awaitable, name=name)
 
 

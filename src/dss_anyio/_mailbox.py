@@ -394,8 +394,10 @@ class Mailbox:
     def enter(self, question: Question) -> None:
         """Enter *question*; from now on its end is sure. Raises if its lane was closed."""
         self.blocked[question] = None
-        if question.lane.refusal is not None:
-            raise question.lane.refusal()
+        refusal = question.lane.refusal
+        if refusal is not None:
+            question.settle("released", refusal)  # so it does not count as given up
+            raise refusal()
 
     def ask(self, question: Question, item: object) -> None:
         """Enter *question*, and put its request, or let it wait for room. Never waits itself."""
@@ -815,8 +817,17 @@ class Mailbox:
 
     def run_calls(self) -> None:
         """Call what has come by now. In the receiving thread; what it raises is Ctrl-C."""
-        for _ in range(len(self.calls)):
-            self.calls.popleft()()
+        try:
+            for _ in range(len(self.calls)):
+                self.calls.popleft()()
+        except BaseException:
+            self.notify()  # what is left is for the next poll
+            raise
+
+    @property
+    def has_news(self) -> bool:
+        """Is there something for a ``poll()``? Its end is something, too."""
+        return bool(len(self) or self.calls or not self.lanes)
 
     def forget(self) -> None:
         """In a forked child: the threads, the loop and the libraries are the parent's."""

@@ -134,7 +134,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         mailbox.run_calls()
         finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
         batch: list[T_Item] = mailbox.take_many(max_items)
-        if len(mailbox) or mailbox.calls or finished:
+        if mailbox.has_news:
             mailbox.notify()  # what is left, and the end, stay readable
         if finished and not batch and not len(mailbox):
             raise receiver_closed() if mailbox.ended else no_more()
@@ -159,14 +159,12 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
                 mailbox.seat(1)
                 if mailbox.ended:
                     raise receiver_closed()
-                if len(mailbox) or mailbox.calls or not mailbox.lanes:
+                if mailbox.has_news:
                     return True
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 if not self._alarm.wait(left):
-                    return len(mailbox) > 0
-                if (
-                    not len(mailbox) and not mailbox.calls
-                ):  # it was an error to report, or was taken back
+                    return mailbox.has_news
+                if not mailbox.has_news:  # it was an error to report, or was taken back
                     self._alarm.reset()
                     tell_reports(mailbox, self._on_error)
         finally:
@@ -222,7 +220,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
 
     def _catch_up(self, listener: Doorbell | Notifier | None) -> None:
         """Ring for what was sent before *listener* was there to be rung. It is there by now."""
-        if len(self._mailbox) or not self._mailbox.lanes:
+        if self._mailbox.has_news:
             self._alarm.ring(listener)
 
     # -- the end -----------------------------------------------------------------------------------

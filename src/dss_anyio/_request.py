@@ -61,7 +61,8 @@ class RequestStatistics(NamedTuple):
 class Question:
     """What an asker waits for. Settled once, by whoever comes first.
 
-    *wake* tells the asker. It may be called twice, and returns False if nobody is there any more.
+    *wake* tells the asker. It returns False if nobody is there any more, and is called once; a
+    second time only if it was struck by Ctrl-C.
     """
 
     __slots__ = (
@@ -107,7 +108,7 @@ class Question:
             if self._outcome.setdefault(None, outcome) is not outcome:
                 return False
             return self._tell(ending)
-        except BaseException:  # Ctrl-C has struck in here: nobody else is going to tell the asker
+        except BaseException:  # Ctrl-C has struck in here, and nobody else tells the asker
             if self._outcome.get(None) is outcome:
                 self._tell(ending)
             raise
@@ -142,8 +143,7 @@ class Question:
         waiting = self.waiting
         if is_graceful(refusal) and (waiting is None or not waiting.withdraw()):
             return
-        if not self.settle("released", refusal):
-            self.wake()  # if Ctrl-C has struck the one who has settled it: it does no harm
+        self.settle("released", refusal)
 
     # -- looking at it -----------------------------------------------------------------------------
 
