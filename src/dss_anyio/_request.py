@@ -141,9 +141,9 @@ class Question:
     def refuse(self, refusal: Refusal) -> None:
         """Its portal or the hub was closed; if gracefully, what was accepted is still answered."""
         waiting = self.waiting
-        if is_graceful(refusal) and (waiting is None or not waiting.withdraw()):
-            return
-        self.settle("released", refusal)
+        accepted = waiting is None or not waiting.withdraw()
+        if not (accepted and is_graceful(refusal)):
+            self.settle("released", refusal)
 
     # -- looking at it -----------------------------------------------------------------------------
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from types import TracebackType
 from typing import Any
 
 import anyio
@@ -15,55 +15,68 @@ from ._hub import Hub
 from ._mailbox import Overflow
 
 
-@contextmanager
-def start_hub(
-    max_buffer_size: float = 1024,
-    *,
-    overflow: Overflow = "block",
-    name: str | None = None,
-    on_error: OnError | None = None,
-    backend: str = "asyncio",
-    backend_options: dict[str, Any] | None = None,
-) -> Generator[Hub[Any], None, None]:
+class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as open_hub does
     """Run an event loop with a hub in a thread of its own: ``with dss.start_hub() as hub``.
 
     For a program that is synchronous otherwise. Its threads use ``hub.portal``: ``call`` and
     ``start_task_soon`` run functions in that loop, ``hub.portal.start_task_soon(hub.serve,
     handler)`` answers requests. Leaving the block ends the hub as :class:`Hub` does, cancels its
-    tasks, and waits for the thread.
+    tasks, and waits for the thread. The exit of Python does the same if the block was forgotten.
 
     :param backend: ``"asyncio"`` or ``"trio"``
     :param backend_options: as for ``anyio.run``, such as ``{"use_uvloop": True}``
-    :return: a context manager for the hub; the other parameters are those of :func:`open_hub`
-    :raises Exception: what the end of the hub raises
-    """
-    hub: Hub[Any] = Hub(max_buffer_size, overflow=overflow, name=name, on_error=on_error)
-    opened: Future[anyio.Event] = Future()
-    ended: Future[None] = Future()
+    :raises BaseException: at the end of the block, what the hub or one of its tasks has raised
 
-    async def main() -> None:
+    The other parameters are those of :func:`open_hub`.
+    """
+
+    def __init__(
+        self,
+        max_buffer_size: float = 1024,
+        *,
+        overflow: Overflow = "block",
+        name: str | None = None,
+        on_error: OnError | None = None,
+        backend: str = "asyncio",
+        backend_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._hub: Hub[Any] = Hub(max_buffer_size, overflow=overflow, name=name, on_error=on_error)
+        self._backend: str = backend
+        self._backend_options: dict[str, Any] | None = backend_options
+        self._opened: Future[anyio.Event] = Future()
+        self._ended: Future[None] = Future()
+
+    async def _main(self) -> None:
         leave = anyio.Event()
-        async with hub:
-            opened.set_result(leave)
+        async with self._hub:
+            self._opened.set_result(leave)
             await leave.wait()
 
-    def run() -> None:
+    def _run_thread(self) -> None:
         try:
-            anyio.run(main, backend=backend, backend_options=backend_options)
+            anyio.run(self._main, backend=self._backend, backend_options=self._backend_options)
         except BaseException as exc:
-            (ended if opened.done() else opened).set_exception(exc)
+            (self._ended if self._opened.done() else self._opened).set_exception(exc)
         else:
-            ended.set_result(None)
+            self._ended.set_result(None)
 
-    # A daemon: the exit of Python ends the hub, whoever has forgotten this context manager.
-    thread = threading.Thread(target=run, name=f"dss_anyio: {hub.name}", daemon=True)
-    thread.start()
-    leave = opened.result()
-    try:
-        yield hub
-    finally:
-        call_soon = hub._mailbox.call_soon  # pyright: ignore[reportPrivateUsage]  # of one room
+    def __enter__(self) -> Hub[Any]:
+        # A daemon, so that Python, when it exits, ends the hub before it waits for other threads.
+        self._thread = threading.Thread(
+            target=self._run_thread, name=f"dss_anyio: {self._hub.name}", daemon=True
+        )
+        self._thread.start()
+        self._leave = self._opened.result()
+        return self._hub
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        call_soon = self._hub._mailbox.call_soon  # pyright: ignore[reportPrivateUsage]  # of one room
         assert call_soon is not None  # it was opened
-        call_soon(leave.set)  # not by a portal, which may be closed; harmless after the end
-        thread.join()
-    ended.result()
+        call_soon(self._leave.set)  # not by a portal, which may be closed; harmless after the end
+        self._thread.join()
+        self._ended.result()
