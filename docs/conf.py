@@ -26,6 +26,7 @@ autodoc_default_options = {"members": True}
 nitpick_ignore = [
     ("py:exc", name)
     for name in (
+        "BaseException",
         "Exception",
         "ExceptionGroup",
         "LookupError",

@@ -56,6 +56,47 @@ OUTPUT = {
             "stop what sends, or open a new hub"
         ),
     ],
+    "tutorial/broken_ask.py": ["the thread is still there"],
+    "tutorial/ask.py": [
+        "the answer is Ada",
+        "nobody waits for it any more: True",
+        "no answer within 0.5 s; nobody works on it any more",
+    ],
+    "tutorial/serve.py": ["ada is Ada Lovelace", "alan is Alan Turing", "not known: 'nobody'"],
+    "tutorial/c_asks.py": ["the threads were told [100, 200]"],
+    "tutorial/feed.py": ["30 buffers were played, 0 were missed"],
+    "tutorial/stop_asking.py": [
+        "a thread waits in request() of server",
+        "the server has stopped",
+        "GET /fast: 200, this is /fast",
+        "GET /slow: 503, please try again later",
+        ("RequestStatistics(answered=1, refused=0, unanswered=0, released=1, abandoned=0, open=0)"),
+    ],
+    "howto/answer_later.py": ["the first to answer counts: True False", "two", "one"],
+    "howto/give_up.py": [
+        "nobody waits any more: in a thread",
+        "nobody waits any more: by a future",
+        "nobody waits any more: in an event loop",
+        "given up: 3",
+    ],
+    "howto/crash.py": [
+        "on_error gets: invalid literal for int() with base 10: 'seventeen'",
+        "the asker gets: invalid literal for int() with base 10: 'eighteen'",
+        "the answer is 19",
+    ],
+    "howto/limit.py": ["6 answers, at most 2 handlers at a time"],
+    "howto/call.py": [
+        "42",
+        "43",
+        "44",
+        "listening",
+        "connected",
+        "using a connection",
+        "disconnected",
+    ],
+    "howto/sync_program.py": ["42", "44", "False"],
+    "howto/polled_answers.py": ["received 1", "twice 21 is 42"],
+    "howto/tk_call.py": ["the label says: hello from a worker"],
     "howto/batches.py": [
         "400 items, the last is 399",
         "400 items, the last is 799",
@@ -95,9 +136,17 @@ SHOWN = [
     *(name for name in OUTPUT if name.startswith("tutorial/")),
     "howto/shut_down.py",
     "howto/errors.py",
+    "howto/answer_later.py",
+    "howto/give_up.py",
+    "howto/crash.py",
+    "howto/call.py",
+    "howto/sync_program.py",
+    "howto/tk_call.py",
 ]
 # The order, or how an item falls into batches, is a matter of chance there.
 UNORDERED = {"howto/select_loop.py"}
+# These have a window.
+TK = ("howto/tk_window.py", "howto/tk_call.py")
 
 HEADLESS = {
     "QT_QPA_PLATFORM": "offscreen",
@@ -110,7 +159,7 @@ def missing(name: str) -> str | None:
     """Why the example *name* cannot be run here."""
     for example, module in (
         ("tutorial/watch.py", "watchdog"),
-        ("howto/tk_window.py", "_tkinter"),
+        *((name, "_tkinter") for name in TK),
         ("howto/qt_loop.py", "PySide6"),
         ("howto/game_loop.py", "pygame"),
     ):
@@ -118,11 +167,12 @@ def missing(name: str) -> str | None:
             return f"needs {module}"
     if name == "howto/wake_lua.py" and shutil.which("lua5.1") is None:
         return "needs Debian's lua5.1 and lua-socket"
-    if name == "howto/tk_window.py" and not display():
+    if name in TK and display() is None:
         return "needs a display, or Debian's xvfb"
     if sys.platform == "win32" and name in (
         "tutorial/c_threads.py",
-        "howto/tk_window.py",
+        "tutorial/c_asks.py",
+        *TK,
         "howto/forked.py",
     ):
         return "needs a POSIX system"
@@ -172,7 +222,7 @@ def test_an_example_prints_what_the_docs_say(name: str, backend: str | None) -> 
     output = run(
         EXAMPLES / name,
         *([backend] if backend else []),
-        front=display() if name == "howto/tk_window.py" else None,
+        front=display() if name in TK else None,
     )
     expected = OUTPUT[name]
     if name in UNORDERED:
