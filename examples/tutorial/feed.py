@@ -13,9 +13,9 @@ SILENCE = b"\0"
 
 
 def play(feed: dss.Feed[bytes], done: threading.Event) -> None:
-    """Stands for an audio device: it wants a buffer every 5 ms, and waits for nobody."""
+    """Stands for an audio device: it wants a buffer every 10 ms, and waits for nobody."""
     for _ in range(BUFFERS):
-        time.sleep(0.005)
+        time.sleep(0.01)
         feed.take_nowait(default=SILENCE)
     done.set()
 
@@ -29,7 +29,7 @@ async def main() -> None:
         threading.Thread(target=play, args=[feed, done]).start()
         for number in range(20, BUFFERS):
             await feed.send(bytes([number]))  # waits while the feed is full
-            time.sleep(0.01)  # the loop is busy
+            time.sleep(0.02)  # the loop is busy
         await anyio.to_thread.run_sync(done.wait)
         state = feed.statistics()
         print(f"{state.taken} buffers were played, {state.underruns} were missed")
