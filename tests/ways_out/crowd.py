@@ -35,6 +35,7 @@ signal.alarm(MOST_SECONDS)
 _ending.LEAVE_TIMEOUT = 6 * MOST_SECONDS
 # As it is unless our parent runs us in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGUSR1, lambda *_: None)
 # Not "Executing <Task ...> took 0.110 seconds": the other threads are busy; they are meant to be.
 logging.getLogger("asyncio").setLevel(logging.ERROR)
 sys.setswitchinterval(1e-4)
@@ -49,6 +50,18 @@ def ask_for_ctrl_c() -> None:
     """Have the test send us SIGINT. When this returns, it was sent."""
     say("SIGINT")
     os.read(0, 1)
+    threading.Thread(target=_make_it_heard, daemon=True).start()
+
+
+def _make_it_heard() -> None:
+    """Python hears of a signal between two bytecodes, and one may come just before ``select()``.
+
+    Then asyncio, which has nothing that wakes it, goes to sleep with it.
+    """
+    main = threading.main_thread().ident or 0
+    for _ in range(20):
+        signal.pthread_kill(main, signal.SIGUSR1)
+        time.sleep(0.05)
 
 
 def press_ctrl_c_when(condition: Callable[[], object]) -> None:
