@@ -132,6 +132,8 @@ async def test_a_burst_of_callbacks_arrives_whole_and_in_order(
 async def test_a_burst_that_nobody_can_follow_is_counted_to_the_last_item(
     c_library: ctypes.CDLL, overflow: Literal["block", "drop_oldest", "drop_newest"]
 ) -> None:
+    """Demand 10. Overflow is normal, and nothing is unaccounted for."""
+
     def start(portal: dss.Portal[Any]) -> CPool:
         return CPool(c_library, portal.send_callback(), calls=BURST // 4)
 
@@ -663,7 +665,7 @@ async def test_every_message_on_a_bus_arrives_in_order(request: pytest.FixtureRe
 
 
 async def test_a_future_that_is_done_already_calls_back_on_the_loops_own_thread() -> None:
-    """Sending there works; waiting there would be for ever, so it is refused."""
+    """Demand 2. Sending there works; waiting there would be for ever, so it is refused."""
 
     def send(future: concurrent.futures.Future[Any]) -> None:
         threads.append(threading.current_thread())
@@ -691,7 +693,7 @@ async def test_a_future_that_is_done_already_calls_back_on_the_loops_own_thread(
 
 
 async def test_a_log_handler_may_send_whoever_logs() -> None:
-    """The loop itself logs, threads do, and so does the library when a hook of the user's fails.
+    """Demand 13. The loop itself logs, threads do, and so does the library when a hook fails.
 
     All of them call the handler with its lock held.
     """

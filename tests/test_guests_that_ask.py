@@ -5,6 +5,8 @@ from __future__ import annotations
 import concurrent.futures
 import ctypes
 import http.server
+import json
+import socket
 import sqlite3
 import threading
 import time
@@ -55,41 +57,6 @@ async def test_threads_of_c_are_answered(c_library: ctypes.CDLL, fresh: bool) ->
         counts = hub.statistics()
         assert counts.requests == (400, 0, 0, 0, 0, 0)
         assert (counts.received, counts.sent) == (400, 400)
-
-
-@pytest.mark.parametrize("fresh", [False, True], ids=["8 threads", "a new thread per call"])
-async def test_threads_of_c_are_released_when_their_library_is_stopped(
-    c_library: ctypes.CDLL, fresh: bool
-) -> None:
-    """Nobody answers; the scope around everything is cancelled; ``stop`` joins who asks."""
-    answers: list[object] = []
-    stopped: list[int] = []
-
-    def start(portal: dss.Portal[Any]) -> CPool:
-        ask = portal.request_callback(timeout=None, default=-1)
-        return CPool(c_library, lambda *item: answers.append(ask(*item)), threads=8, fresh=fresh)
-
-    with anyio.CancelScope() as scope:
-        async with (
-            dss.open_hub[Any](4) as hub,
-            hub.open_source(
-                "pool", start, lambda pool: stopped.append(pool.stop()), stop_timeout=20
-            ),
-        ):
-            kept = [await hub.receive() for _ in range(3)]
-            await eventually(lambda: len(hub.blocked()) == 8)
-            scope.cancel()
-            await anyio.sleep_forever()
-    assert scope.cancelled_caught
-    assert not any(request.reply(1) for request in kept)
-    assert stopped == [len(answers)]
-    assert set(answers) == {-1}
-    counts = hub.statistics()
-    assert counts.requests.released == 8
-    assert counts.requests.open == 0
-    assert counts.late == len(answers) - 8
-    assert counts.sent == counts.received + counts.undelivered
-    assert hub.blocked() == []
 
 
 # -- A web server ----------------------------------------------------------------------------------
@@ -184,6 +151,15 @@ async def test_a_web_server_is_stopped_while_requests_wait_for_an_answer() -> No
 # -- A database ------------------------------------------------------------------------------------
 
 
+def count_for_ever(ask: Callable[[], int]) -> None:
+    """Execute a statement that has no end; every 1000 steps *ask* is called."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.set_progress_handler(ask, 1000)
+        database.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT sum(i) FROM n"
+        )
+
+
 async def test_a_database_asks_whether_to_go_on() -> None:
     """sqlite3 calls back in the thread that executes, and stops if the answer is not 0."""
     asked = 0
@@ -193,89 +169,65 @@ async def test_a_database_asks_whether_to_go_on() -> None:
         asked += 1
         return int(asked == 20)
 
-    def count(portal: dss.Portal[str]) -> None:
-        with closing(sqlite3.connect(":memory:")) as database:
-            ask = portal.request_callback(lambda: "go on?", timeout=20, default=1)
-            database.set_progress_handler(ask, 1000)
-            database.execute(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-                "SELECT sum(i) FROM n"
-            )
-
     async with dss.open_hub[str]() as hub:
         hub.task_group.start_soon(hub.serve, go_on)
+        ask = hub.portal.request_callback(lambda: "go on?", timeout=20, default=1)
         with pytest.raises(sqlite3.OperationalError, match="interrupted"):
-            await anyio.to_thread.run_sync(count, hub.portal)
+            await anyio.to_thread.run_sync(count_for_ever, ask)
         assert asked == 20
         assert hub.statistics().requests == (20, 0, 0, 0, 0, 0)
 
 
-async def test_a_database_is_interrupted_by_the_end_of_its_hub() -> None:
-    """Here it is the default that says "enough"."""
-    outcome: list[str] = []
-
-    def count(portal: dss.Portal[str]) -> None:
-        with closing(sqlite3.connect(":memory:")) as database:
-            ask = portal.request_callback(lambda: "go on?", timeout=None, default=1)
-            database.set_progress_handler(ask, 1000)
-            try:
-                database.execute(
-                    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) "
-                    "SELECT sum(i) FROM n"
-                )
-            except sqlite3.OperationalError as exc:
-                outcome.append(str(exc))
-
-    async with dss.open_hub[str]() as hub:
-        thread = threading.Thread(target=count, args=(hub.portal,))
-        thread.start()
-        kept = await hub.receive()
-    thread.join(10)
-    assert outcome == ["interrupted"]
-    assert kept.abandoned
-
-
 # -- A loudspeaker ---------------------------------------------------------------------------------
+
+FRAMES = 80  # of a buffer of 10 ms
+
+
+def open_loudspeaker(take: Callable[[], bytes]) -> Any:
+    """A device of miniaudio's, whose thread, made by C, takes a buffer every 10 ms."""
+    miniaudio = pytest.importorskip("miniaudio", reason="no wheel for this Python")
+
+    def speak() -> Generator[bytes, int, None]:
+        needed = yield b""
+        while True:
+            assert needed == FRAMES
+            needed = yield take() or bytes(2 * FRAMES)
+
+    device = miniaudio.PlaybackDevice(
+        backends=[miniaudio.Backend.NULL],
+        output_format=miniaudio.SampleFormat.SIGNED16,
+        nchannels=1,
+        sample_rate=8000,
+        buffersize_msec=10,
+    )
+    generator = speak()
+    next(generator)
+    device.start(generator)
+    return device
 
 
 async def test_no_buffer_is_missed_by_a_loudspeaker_while_the_loop_is_busy() -> None:
-    """10 ms for each buffer, and a loop that is busy for 20 ms at a time."""
-    miniaudio = pytest.importorskip("miniaudio", reason="no wheel for this Python")
-    frames, many = 80, 40
+    """Demand 9. 10 ms for each buffer, and a loop that is busy for 20 ms at a time."""
+    many = 40
     played: list[bytes] = []
     threads: set[str] = set()
+
+    def buffer(number: int) -> bytes:
+        return number.to_bytes(2, "little") * FRAMES
 
     async with dss.open_hub[Any]() as hub:
         feed = hub.open_feed(40)
 
-        def start(_: object) -> Any:
-            def speak() -> Generator[bytes, int, None]:
-                needed = yield b""
-                while True:
-                    threads.add(type(threading.current_thread()).__name__)
-                    assert needed == frames
-                    buffer = feed.take_nowait(default=b"")
-                    played.append(buffer)
-                    needed = yield buffer or bytes(2 * frames)
-
-            device = miniaudio.PlaybackDevice(
-                backends=[miniaudio.Backend.NULL],
-                output_format=miniaudio.SampleFormat.SIGNED16,
-                nchannels=1,
-                sample_rate=8000,
-                buffersize_msec=10,
-            )
-            generator = speak()
-            next(generator)
-            device.start(generator)
-            return device
-
-        def buffer(number: int) -> bytes:
-            return number.to_bytes(2, "little") * frames
+        def take() -> bytes:
+            threads.add(type(threading.current_thread()).__name__)
+            played.append(feed.take_nowait(default=b""))
+            return played[-1]
 
         for number in range(20):
             feed.send_nowait(buffer(number))
-        async with hub.open_source("loudspeaker", start, lambda device: device.close()):
+        async with hub.open_source(
+            "loudspeaker", lambda _: open_loudspeaker(take), lambda device: device.close()
+        ):
             for number in range(20, many):
                 if number % 4 == 0:
                     time.sleep(0.02)  # busy; then it makes up for that
@@ -285,17 +237,454 @@ async def test_no_buffer_is_missed_by_a_loudspeaker_while_the_loop_is_busy() -> 
         assert played[:many] == [buffer(number) for number in range(many)]
 
 
-# -- What is asked on the wrong thread -------------------------------------------------------------
+# -- gRPC ------------------------------------------------------------------------------------------
 
 
-async def test_a_callback_that_comes_on_the_loops_own_thread_is_told_at_once() -> None:
-    """A library demands: a callback may come on any thread, also on the one that would answer."""
-    outcomes: list[object] = []
-    future: concurrent.futures.Future[int] = concurrent.futures.Future()
-    future.set_result(1)
-    reported: list[BaseException] = []
-    async with dss.open_hub[Any](on_error=lambda exc, _: reported.append(exc)) as hub:
-        ask: Callable[..., Any] = hub.portal.request_callback(timeout=None, default="default")
-        future.add_done_callback(lambda done: outcomes.append(ask(done.result())))
-        assert outcomes == ["default"]
-    assert [type(exc) for exc in reported] == [RuntimeError]
+class RpcServer:
+    """A server of gRPC with a pool of threads, and a client; *handle* answers each call."""
+
+    def __init__(self, handle: Callable[[bytes, Any], bytes], threads: int = 8) -> None:
+        self.grpc = pytest.importorskip("grpc", reason="no wheel for this Python")
+
+        class Handler(self.grpc.GenericRpcHandler):
+            def service(_, details: Any) -> Any:
+                return self.grpc.unary_unary_rpc_method_handler(handle)
+
+        self._pool = concurrent.futures.ThreadPoolExecutor(threads)
+        self._server = self.grpc.server(self._pool, handlers=[Handler()])
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        self._channel = self.grpc.insecure_channel(f"127.0.0.1:{port}")
+        self.ask: Callable[..., bytes] = self._channel.unary_unary("/tests/ask")
+
+    def ask_soon(self, question: bytes) -> Any:
+        """Return a future of gRPC's."""
+        return self.ask.future(question, timeout=30)
+
+    def stop(self) -> None:
+        """Let the calls end that have begun, join the threads that have answered them."""
+        self._server.stop(10).wait()
+        self._pool.shutdown()
+        self._channel.close()
+
+
+async def test_clients_of_grpc_are_answered_or_refused() -> None:
+    """Demand 4. Here raising is the right way to refuse: the client is told."""
+
+    def handle(question: bytes) -> bytes:
+        if question == b"13":
+            raise ValueError("not this one")
+        return question[::-1]
+
+    def start(portal: dss.Portal[bytes]) -> RpcServer:
+        ask = portal.request_callback(lambda question, _: question, timeout=20)
+        return RpcServer(ask)
+
+    async with dss.open_hub[bytes](4) as hub:
+        hub.task_group.start_soon(hub.serve, handle)
+        async with hub.open_source("rpc", start, RpcServer.stop) as source:
+            futures = [source.value.ask_soon(b"%d" % number) for number in range(50)]
+            await eventually(lambda: all(future.done() for future in futures), timeout=30)
+        assert [future.result() for future in futures if future.exception() is None] == [
+            (b"%d" % number)[::-1] for number in range(50) if number != 13
+        ]
+        assert str(futures[13].code()) == "StatusCode.UNKNOWN"
+        assert "not this one" in futures[13].details()
+        assert hub.statistics().requests == (49, 1, 0, 0, 0, 0)
+
+
+async def test_a_client_of_grpc_that_gives_up_cancels_its_handler() -> None:
+    """What is queued by then is never begun; what was begun is cancelled."""
+    begun: list[bytes] = []
+    cancelled: list[bytes] = []
+
+    async def handle(question: bytes) -> bytes:
+        begun.append(question)
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            cancelled.append(question)
+            raise
+        raise AssertionError
+
+    def start(portal: dss.Portal[bytes]) -> RpcServer:
+        def ask(question: bytes, context: Any) -> bytes:
+            future = portal.request_soon(question)
+            if not context.add_callback(future.cancel):
+                future.cancel()  # the client was faster
+            try:
+                answer: bytes = future.result()
+            except concurrent.futures.CancelledError:
+                return b"nobody hears this"
+            return answer
+
+        return RpcServer(ask)
+
+    async with dss.open_hub[bytes]() as hub:
+        hub.task_group.start_soon(lambda: hub.serve(handle, max_concurrency=3))
+        async with hub.open_source("rpc", start, RpcServer.stop) as source:
+            futures = [source.value.ask_soon(b"%d" % number) for number in range(8)]
+            await eventually(lambda: len(begun) == 3 and hub.statistics().requests.open == 8)
+            for future in futures:
+                future.cancel()
+            await eventually(lambda: hub.statistics().requests.abandoned == 8)
+            await eventually(lambda: sorted(cancelled) == sorted(begun))
+        assert hub.statistics().requests == (0, 0, 0, 0, 8, 0)
+        counts = hub.statistics()
+        assert counts.received == len(begun)
+        assert counts.received + counts.undelivered == counts.sent == 8
+
+
+# -- Zenoh -----------------------------------------------------------------------------------------
+
+
+class Queryable:
+    """Two sessions of zenoh, over TCP: one answers what the other one asks."""
+
+    def __init__(self, on_query: Callable[[Any], object]) -> None:
+        self.zenoh = pytest.importorskip("zenoh", reason="no wheel for this Python")
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            endpoint = f"tcp/127.0.0.1:{free.getsockname()[1]}"
+        self._here = self._open("listen", endpoint)
+        self._queryable = self._here.declare_queryable("tests/**", on_query)
+        self._there = self._open("connect", endpoint)
+
+    def _open(self, how: str, endpoint: str) -> Any:
+        config = self.zenoh.Config()
+        config.insert_json5("scouting/multicast/enabled", "false")
+        for each in ("listen", "connect"):
+            config.insert_json5(f"{each}/endpoints", json.dumps([endpoint] if each == how else []))
+        return self.zenoh.open(config)
+
+    def ask(self, question: bytes) -> list[bytes]:
+        """All answers, of which there may be none."""
+        replies = self._there.get("tests/question", payload=question, timeout=20.0)
+        return [reply.ok.payload.to_bytes() for reply in replies]
+
+    def stop(self) -> None:
+        self._queryable.undeclare()
+        self._there.close()
+        self._here.close()
+
+
+async def test_queries_of_zenoh_are_answered_later_and_from_elsewhere() -> None:
+    """Demand 11. The callback only asks, and returns; ten are open before the first is answered."""
+    threads_that_reply: set[int] = set()
+
+    def start(portal: dss.Portal[bytes]) -> Queryable:
+        def on_query(query: Any) -> None:
+            def reply(answer: concurrent.futures.Future[bytes]) -> None:
+                threads_that_reply.add(threading.get_ident())
+                query.reply(query.key_expr, answer.result())
+                query.drop()  # no other answer is going to come
+
+            portal.request_soon(query.payload.to_bytes()).add_done_callback(reply)
+
+        return Queryable(on_query)
+
+    def answer_from_elsewhere(requests: list[Any]) -> None:
+        elsewhere.append(threading.get_ident())
+        for request in reversed(requests):
+            assert request.reply(request.item[::-1])
+
+    answers: dict[int, list[bytes]] = {}
+    elsewhere: list[int] = []
+    async with dss.open_hub[Any]() as hub:
+        async with (
+            hub.open_source("queryable", start, Queryable.stop) as source,
+            anyio.create_task_group() as tasks,
+        ):
+
+            async def ask(number: int) -> None:
+                answers[number] = await anyio.to_thread.run_sync(
+                    source.value.ask, b"question %d" % number
+                )
+
+            for number in range(10):
+                tasks.start_soon(ask, number)
+            requests = [await hub.receive() for _ in range(10)]
+            await anyio.to_thread.run_sync(answer_from_elsewhere, requests)
+        assert answers == {number: [(b"question %d" % number)[::-1]] for number in range(10)}
+        assert threads_that_reply == set(elsewhere)
+        assert hub.statistics().requests == (10, 0, 0, 0, 0, 0)
+
+
+# -- A solver --------------------------------------------------------------------------------------
+
+
+class Solver:
+    """CP-SAT looks for all of 100,000 solutions, and shows each to the thread that solves."""
+
+    def __init__(self, enough: Callable[[int], bool]) -> None:
+        cp_model = pytest.importorskip("ortools.sat.python.cp_model", reason="no wheel")
+        model = cp_model.CpModel()
+        digits = [model.new_int_var(0, 9, f"digit {place}") for place in range(5)]
+        self.shown = 0
+        self.outcome: str | None = None
+
+        class Show(cp_model.CpSolverSolutionCallback):
+            def on_solution_callback(show) -> None:
+                self.shown += 1
+                number = sum(10**place * show.value(digit) for place, digit in enumerate(digits))
+                if enough(number):
+                    show.stop_search()
+
+        def solve() -> None:
+            solver = cp_model.CpSolver()
+            solver.parameters.enumerate_all_solutions = True
+            self.outcome = solver.status_name(solver.solve(model, Show()))
+
+        self._solving = threading.Thread(target=solve)
+        self._solving.start()
+
+    def stop(self) -> None:
+        self._solving.join()
+
+
+async def test_a_solver_is_told_when_it_is_enough() -> None:
+    numbers: list[int] = []
+
+    def handle(number: int) -> bool:
+        numbers.append(number)
+        return len(numbers) == 25
+
+    def start(portal: dss.Portal[int]) -> Solver:
+        return Solver(portal.request_callback(timeout=None, default=True))
+
+    async with dss.open_hub[int]() as hub:
+        hub.task_group.start_soon(hub.serve, handle)
+        async with hub.open_source("solver", start, Solver.stop) as source:
+            await eventually(lambda: source.value.outcome is not None)
+        assert (source.value.outcome, source.value.shown) == ("FEASIBLE", 25)
+        assert len(set(numbers)) == 25
+        assert hub.statistics().requests == (25, 0, 0, 0, 0, 0)
+
+
+# -- All of them: stopped while they wait ----------------------------------------------------------
+
+
+class Guest:
+    """A library, so many of whose callbacks wait for an answer that nobody gives."""
+
+    waiting = 1
+
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self.request = request
+        self.outcomes: list[object] = []  # of those who have waited
+
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[Any]) -> Any:
+        raise NotImplementedError
+
+    def stop(self, value: Any) -> None:
+        value.stop()
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        """It has heard that nobody answers, and made the best of it."""
+        raise NotImplementedError
+
+
+class PooledThreadsOfC(Guest):
+    waiting = 8
+    fresh = False
+
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[Any]) -> CPool:
+        library: ctypes.CDLL = self.request.getfixturevalue("c_library")
+        ask = portal.request_callback(timeout=None, default=-1)
+        return CPool(
+            library, lambda *item: self.outcomes.append(ask(*item)), threads=8, fresh=self.fresh
+        )
+
+    def stop(self, value: CPool) -> None:
+        self.returned = value.stop()
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert self.outcomes == [-1] * self.returned
+        assert counts.late == self.returned - 8
+
+
+class FreshThreadsOfC(PooledThreadsOfC):
+    fresh = True
+
+
+class Clients(Guest):
+    """Threads of the test's own, each of which asks the library once, and waits for its answer."""
+
+    waiting = 8
+    server: Callable[..., Any]
+
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[Any]) -> Any:
+        value = self.serve(portal)
+        self.clients = [
+            threading.Thread(target=lambda: self.outcomes.append(self.ask(value)))
+            for _ in range(self.waiting)
+        ]
+        for client in self.clients:
+            client.start()
+        return value
+
+    def serve(self, portal: dss.Portal[Any]) -> Any:
+        raise NotImplementedError
+
+    def ask(self, value: Any) -> object:
+        raise NotImplementedError
+
+    def stop(self, value: Any) -> None:
+        value.stop()
+        for client in self.clients:
+            client.join()
+
+
+class Web(Clients):
+    def serve(self, portal: dss.Portal[str]) -> WebServer:
+        return WebServer(portal)
+
+    def ask(self, value: WebServer) -> int:
+        return get(value.address, "/")
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert self.outcomes == [503] * 8
+
+
+class Rpc(Clients):
+    def serve(self, portal: dss.Portal[bytes]) -> RpcServer:
+        return RpcServer(
+            portal.request_callback(lambda question, _: question, timeout=None, default=b"closed")
+        )
+
+    def ask(self, value: RpcServer) -> object:
+        return value.ask(b"question", timeout=30)
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert self.outcomes == [b"closed"] * 8
+
+
+class Queries(Clients):
+    """A queryable has one thread, so one query waits; others would wait for that thread."""
+
+    waiting = 1
+
+    def serve(self, portal: dss.Portal[bytes]) -> Queryable:
+        ask = portal.request_callback(
+            lambda query: query.payload.to_bytes(), timeout=None, default=b"closed"
+        )
+        return Queryable(lambda query: query.reply(query.key_expr, ask(query)))
+
+    def ask(self, value: Queryable) -> object:
+        return value.ask(b"question")
+
+    def stop(self, value: Queryable) -> None:
+        # undeclare() neither joins its thread nor waits for the reply that it is sending.
+        for client in self.clients:
+            client.join()
+        value.stop()
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert self.outcomes == [[b"closed"]]
+
+
+class Search(Guest):
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[int]) -> Solver:
+        self.solver = Solver(portal.request_callback(timeout=None, default=True))
+        return self.solver
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert (self.solver.outcome, self.solver.shown) == ("FEASIBLE", 1)
+
+
+class Database(Guest):
+    """Here the default says "enough"."""
+
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[str]) -> threading.Thread:
+        ask = portal.request_callback(lambda: "go on?", timeout=None, default=1)
+
+        def count() -> None:
+            try:
+                count_for_ever(ask)
+            except sqlite3.OperationalError as exc:
+                self.outcomes.append(str(exc))
+
+        counting = threading.Thread(target=count)
+        counting.start()
+        return counting
+
+    def stop(self, value: threading.Thread) -> None:
+        value.join()
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert self.outcomes == ["interrupted"]
+
+
+class Loudspeaker(Guest):
+    """It waits in ``feed.take()``, which nobody should do in an audio callback."""
+
+    def start(self, hub: dss.Hub[Any], portal: dss.Portal[Any]) -> Any:
+        self.feed = hub.open_feed(4)
+        return open_loudspeaker(self.take)
+
+    def take(self) -> bytes:
+        buffer: bytes = self.feed.take(default=b"")
+        self.outcomes.append(buffer)
+        return buffer
+
+    def stop(self, value: Any) -> None:
+        self.feed.close()  # or its thread, which close() joins, would wait until the hub ends
+        value.close()
+
+    def check(self, counts: dss.HubStatistics) -> None:
+        assert set(self.outcomes) == {b""}
+
+
+GUESTS = [
+    PooledThreadsOfC,
+    FreshThreadsOfC,
+    Web,
+    Rpc,
+    Queries,
+    Search,
+    Database,
+    Loudspeaker,
+]
+
+
+@pytest.fixture(params=GUESTS, ids=lambda each: each.__name__)
+def guest(request: pytest.FixtureRequest) -> Guest:
+    made: Guest = request.param(request)
+    return made
+
+
+@pytest.mark.parametrize("way_out", ["of a cancelled scope", "of a body that raises", "of the hub"])
+async def test_a_library_is_stopped_while_its_callbacks_wait(guest: Guest, way_out: str) -> None:
+    """Demand 6. Nobody answers, and ``stop`` joins those who have asked."""
+
+    def stop(value: Any) -> None:
+        guest.stop(value)
+        stopped.append(guest)
+
+    stopped: list[Guest] = []
+    with anyio.CancelScope() as scope:
+        try:
+            async with (
+                dss.open_hub[Any]() as hub,
+                hub.open_source(
+                    "guest", lambda portal: guest.start(hub, portal), stop, stop_timeout=20
+                ),
+            ):
+                await eventually(lambda: len(hub.blocked()) == guest.waiting, timeout=30)
+                if way_out == "of a cancelled scope":
+                    scope.cancel()
+                    await anyio.sleep_forever()
+                elif way_out == "of a body that raises":
+                    raise ZeroDivisionError
+        except ZeroDivisionError:
+            pass
+    assert scope.cancelled_caught == (way_out == "of a cancelled scope")
+    assert stopped == [guest]
+    counts = hub.statistics()
+    guest.check(counts)
+    assert (counts.requests.released, counts.requests.open) == (
+        0 if isinstance(guest, Loudspeaker) else guest.waiting,
+        0,
+    )
+    assert counts.sent == counts.undelivered == counts.requests.released
+    assert counts.errors == 0
+    assert hub.blocked() == []
