@@ -531,8 +531,19 @@ async def test_iterating_takes_what_is_there_without_a_trip_through_the_loop_for
             tasks.cancel_scope.cancel()
 
 
-async def test_iterating_lets_others_run_every_128_items(backend_name: str) -> None:
-    """Guards the checkpoint in ``__anext__``."""
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time as an iteration sees it, in seconds: the sum of this list."""
+    times = [0.0]
+    monkeypatch.setattr("dss_anyio._receiver.monotonic", lambda: math.fsum(times))
+    return times
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.000_01, 128), (0.000_001, 256), (0, 10_000)])
+async def test_iterating_lets_others_run_every_128_items_or_after_a_quarter_of_a_millisecond(
+    clock: list[float], seconds: float, most: int, backend_name: str
+) -> None:
+    """Guards the checkpoint in ``__anext__``; *seconds* is what the body of the loop takes."""
     async with dss.open_hub[int](math.inf) as hub:
         hub.portal.send_many(range(10_000))
         ran_at = [0]
@@ -547,22 +558,27 @@ async def test_iterating_lets_others_run_every_128_items(backend_name: str) -> N
             tasks.start_soon(other)
             async for _ in hub:
                 received += 1
+                clock.append(seconds)
                 if received == 10_000:
                     break
             tasks.cancel_scope.cancel()
         ran_at.append(10_000)
         gaps = [after - before for before, after in zip(ran_at, ran_at[1:], strict=False)]
         # Trio runs those who can run in any order, so one may run twice before the other does.
-        assert max(gaps) <= (256 if backend_name == "trio" else 128)
+        if backend_name == "trio":
+            assert most <= max(gaps) <= 2 * most
+        else:
+            assert max(gaps) == most
 
 
-async def test_iterating_can_be_cancelled_every_128_items() -> None:
+async def test_iterating_can_be_cancelled_every_128_items(clock: list[float]) -> None:
     async with dss.open_hub[int](math.inf) as hub:
         hub.portal.send_many(range(1_000))
         received: list[int] = []
         with anyio.CancelScope() as scope:
             async for item in hub:
                 received.append(item)
+                clock.append(0.000_01)
                 if item == 499:
                     scope.cancel()
         assert scope.cancelled_caught
@@ -571,7 +587,9 @@ async def test_iterating_can_be_cancelled_every_128_items() -> None:
         assert hub.receive_nowait() == len(received), "the next one is still there"
 
 
-async def test_iterating_can_be_cancelled_natively_every_128_items(backend_name: str) -> None:
+async def test_iterating_can_be_cancelled_natively_every_128_items(
+    clock: list[float], backend_name: str
+) -> None:
     if backend_name == "trio":
         return  # has no other cancellation than anyio's
     async with dss.open_hub[int](math.inf) as hub:
@@ -581,6 +599,7 @@ async def test_iterating_can_be_cancelled_natively_every_128_items(backend_name:
         async def iterate() -> None:
             async for item in hub:
                 received.append(item)
+                clock.append(0.000_01)
                 if item == 499:
                     task.cancel()
 

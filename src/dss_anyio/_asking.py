@@ -28,8 +28,6 @@ T_Value_co = TypeVar("T_Value_co", covariant=True)
 class Asker(Generic[T_contra]):
     """The base of :class:`Portal`: requests and calls."""
 
-    __slots__ = ("__weakref__", "_lane", "_mailbox")
-
     def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
         self._mailbox = mailbox
         self._lane = lane
@@ -272,17 +270,19 @@ class Asker(Generic[T_contra]):
 
     def _wait_for(self, call: str, begin: Callable[[Question], None], timeout: float | None) -> Any:
         """Block this thread until what *begin* has begun is settled."""
-        timeout = check_timeout(timeout)
+        if timeout is not None:
+            timeout = check_timeout(timeout)
         mailbox = self._mailbox
-        if self._lane.refusal is not None:
-            raise self._lane.refusal()
+        lane = self._lane
+        if lane.refusal is not None:
+            raise lane.refusal()
         if mailbox.is_at_home():
             raise would_deadlock(call)
         # As in ``Portal.send``: a lock that is taken twice.
         woken = threading.Lock()
         woken.acquire()
         endings = mailbox.endings if call == "request" else None
-        question = Question(self._lane, call, woken.release, timeout, endings)
+        question = Question(lane, call, woken.release, timeout, endings)
         try:
             begin(question)
             if not acquire(woken, timeout):

@@ -17,12 +17,12 @@ from anyio.abc import TaskGroup
 from ._ending import abandon, end_source, end_sources
 from ._errors import hub_gone, not_open, other_process
 from ._face import Face, OnError, T_Item, tell
-from ._mailbox import Mailbox, Overflow, Source
+from ._mailbox import Overflow, Source
 from ._portal import Portal
 from ._receiver import Receiver, Sleepers, Wake
 from ._serve import Handler, serve
 from ._waiting import check_timeout
-from ._wake import CallSoon, call_soon_here, when_loop_closes
+from ._wake import call_soon_here, when_loop_closes
 from ._worker import Worker
 
 if sys.version_info < (3, 11):
@@ -102,7 +102,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         self._sleepers.wake = Wake(self._sleepers, call_soon)
         # Portals hold the mailbox; what a closed loop has left behind must not be held by it.
         self._mailbox.task_group = weakref.ref(task_group)
-        self._mailbox.call_soon = partial(_call_soon, self._mailbox, call_soon)
+        self._mailbox.call_soon = call_soon
         self._call_off = when_loop_closes(partial(abandon, self._mailbox))
         return self
 
@@ -187,7 +187,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         :raises ExceptionGroup: with *raise_errors*, what a handler has raised
         """
         on_error = None if raise_errors else partial(tell, self._on_error, source=None)
-        await serve(self, handler, max_concurrency, on_error)
+        await serve(self, self._sleepers, handler, max_concurrency, on_error)
 
     # -- sources -----------------------------------------------------------------------------------
 
@@ -299,15 +299,6 @@ class Hub(Face[T_Item], Receiver[T_Item]):
 
 # Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.
 open_hub = Hub
-
-
-def _call_soon(mailbox: Mailbox, call_soon: CallSoon, call: Callable[[], object]) -> None:
-    try:
-        call_soon(call)
-    except RecursionError:
-        raise  # a RuntimeError as well, but it is the caller's
-    except RuntimeError:
-        mailbox.end(hub_gone)  # the loop is gone, and the hub with it
 
 
 def _same(one: BaseException, other: BaseException | None) -> bool:

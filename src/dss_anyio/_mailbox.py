@@ -41,7 +41,7 @@ from itertools import repeat, starmap
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from ._counter import Counter
-from ._errors import Refusal, nothing_there, other_process, portal_aborted
+from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted
 from ._request import TOKEN, Ending, Question, Request, dequeue, is_over, is_queued, question_of
 
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
@@ -132,7 +132,7 @@ class Blocked:
     was first, and remembers it in the same step.
     """
 
-    __slots__ = ("_outcome", "_wake", "call", "item", "lane", "since", "thread")
+    __slots__ = ("_outcome", "_wake", "call", "item", "lane", "since", "thread", "waiting")
 
     def __init__(self, lane: Lane, item: object, call: str, wake: Ring) -> None:
         self.lane: Lane = lane
@@ -140,6 +140,7 @@ class Blocked:
         self.call: str = call
         self.since: float = time.monotonic()
         self.thread: int = threading.get_ident()
+        self.waiting: Blocked | None = self  # what is in the line for it
         self._outcome: dict[None, str] = {}
         self._wake = wake
 
@@ -238,6 +239,10 @@ class Mailbox:
         # a place is a receiver that waits (``seat``); not with "drop_oldest", where an entry keeps
         # its place until ``_move`` or ``_overflow`` takes both.
         self._returns_places = math.inf > limit > 0 and not self._replaces
+        # For whoever receives item by item, the look at everything that is out of the ordinary:
+        # while this is true, an entry that is no lane is an item to be received just as it is.
+        self.plain: bool = not self._replaces
+        self.vacated: deque[None] | None = self.room if self._returns_places else None
 
     # -- The bell: how a sleeping receiver is woken ------------------------------------------------
     #
@@ -309,6 +314,76 @@ class Mailbox:
         if ring is not None:
             self._call(ring)
         return True
+
+    # ``put`` as one function for each portal, made when the portal is made. It finds everything in
+    # its own cells, and calls nothing of ours: at this rate that is half of what an item costs. The
+    # argument is the same, step by step.
+
+    def quick_sender(
+        self, lane: Lane, otherwise: Callable[[Any], Any], accepted: object, failed: object = RAISE
+    ) -> Callable[[Any], Any]:
+        """Return a function that puts an item and returns *accepted*.
+
+        If the lane was closed, or there is no room, it returns what *otherwise* does with the item;
+        after an error (out of memory, or of stack: before the item was accepted), *failed*.
+        """
+        append, take_bell, own = self.items.append, self.bell.pop, lane.items
+        take_place = None if self.room is None else self.room.pop
+        call = self._call
+
+        def send(item: Any) -> Any:
+            try:
+                if lane.refusal is not None:
+                    return otherwise(item)
+                if take_place is not None:
+                    try:
+                        take_place()
+                    except IndexError:
+                        return otherwise(item)
+                if own is None:
+                    append(item)
+                else:
+                    own.append(item)
+                    append(lane)
+                ring = take_bell(None, None)
+                if ring is not None:
+                    call(ring)
+            except Exception:
+                if failed is RAISE:
+                    raise
+                return failed
+            return accepted
+
+        return send
+
+    def quick_waiting_sender(
+        self, lane: Lane, otherwise: Callable[[Any, float | None], None]
+    ) -> Callable[..., None]:
+        """The same with a time limit, which is for *otherwise*: the one that may wait."""
+        append, take_bell, own = self.items.append, self.bell.pop, lane.items
+        take_place = None if self.room is None else self.room.pop
+        call = self._call
+
+        def send(item: Any, *, timeout: float | None = None) -> None:
+            if lane.refusal is not None or timeout is not None:
+                otherwise(item, timeout)
+                return
+            if take_place is not None:
+                try:
+                    take_place()
+                except IndexError:
+                    otherwise(item, None)
+                    return
+            if own is None:
+                append(item)
+            else:
+                own.append(item)
+                append(lane)
+            ring = take_bell(None, None)
+            if ring is not None:
+                call(ring)
+
+        return send
 
     def put_many(self, lane: Lane, batch: list[Any], start: int) -> int:
         """Accept as many of *batch*, from index *start* on, as there is room for; return how many.
@@ -387,7 +462,7 @@ class Mailbox:
         self.blocked[blocked] = None
         self.waiting.append(blocked)
         if blocked.lane.refusal is None:
-            self._admit()
+            self.admit()
         else:
             blocked.refuse(blocked.lane.refusal)
 
@@ -415,7 +490,7 @@ class Mailbox:
             self.waiting.append(waiting)
             question.waiting = waiting
             if question.lane.refusal is None:
-                self._admit()
+                self.admit()
             else:
                 question.refuse(question.lane.refusal)
                 if question.settled:  # perhaps before it was in the line
@@ -423,16 +498,14 @@ class Mailbox:
 
     def leave(self, blocked: Blocked | Question) -> None:
         """Called by the one who has waited, whatever came of it."""
-        waiting: Blocked | None
-        if isinstance(blocked, Question):
-            waiting, blocked.waiting = blocked.waiting, None  # which refers to its request
-        else:
-            waiting = blocked
+        waiting = blocked.waiting
         if waiting is not None:
+            blocked.waiting = None  # for a question that is its place in the line; and its request
             self._step_out(waiting)
         self.blocked.pop(blocked, None)
-        for left in list(self.leaving):
-            left.set()
+        if self.leaving:
+            for left in list(self.leaving):
+                left.set()
 
     def _step_out(self, waiting: Blocked) -> None:
         waiting.withdraw()
@@ -441,7 +514,7 @@ class Mailbox:
         except ValueError:
             pass
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
         """Give free places to those who wait, in their order. From any thread."""
         room = self.room
         assert room is not None
@@ -468,7 +541,7 @@ class Mailbox:
             assert self.room is not None
             self.room.extend(repeat(None, places))
             if self.waiting:
-                self._admit()
+                self.admit()
 
     def seat(self, sleepers: int) -> None:
         """With limit 0: let as many senders in as receivers sleep. In the receiving thread.
@@ -486,7 +559,7 @@ class Mailbox:
                     break
             if len(self.room) < wanted:
                 self.room.extend(repeat(None, wanted - len(self.room)))
-                self._admit()
+                self.admit()
 
     def is_at_home(self) -> bool:
         """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
@@ -511,21 +584,35 @@ class Mailbox:
                 if self._meet_sender():
                     continue
                 raise nothing_there() from None
-            if type(entry) is not Lane and not self._cut:
-                # ``_open``, ``_free`` and ``_decode``, written out: the path of most items.
+            if type(entry) is not Lane and self.plain:
+                # ``unfold``, written out: the path of most items.
                 self.received += 1
-                if self._returns_places:
-                    self.room.append(None)  # type: ignore[union-attr]  # there are places
+                if self.vacated is not None:
+                    self.vacated.append(None)
                     if self.waiting:
-                        self._admit()
+                        self.admit()
                 return entry
-            opened = self._open(entry)
-            if opened is not None:
-                self._free(1)
-                received, item = self._decode(*opened)
-                if received:
-                    return item
+            received, item = self.unfold(entry)
+            if received:
+                return item
         raise nothing_there()
+
+    def unfold(self, entry: Any) -> tuple[bool, Any]:
+        """Receive what the caller has taken out of ``items``. False if there is no item in it."""
+        opened = self._open(entry)
+        if opened is None:
+            return False, None
+        vacated = self.vacated
+        if vacated is not None:
+            vacated.append(None)
+            if self.waiting:
+                self.admit()
+        source, item = opened
+        if source.decode is not None or type(item) is TOKEN:
+            return self._decode(source, item)
+        source.received += 1
+        self.received += 1
+        return True, item
 
     def take_many(self, most: int | None) -> list[Any]:
         """Take what is there now, at most *most*. Never waits; the list may be empty."""
@@ -594,7 +681,7 @@ class Mailbox:
             return False
         assert self.room is not None
         self.room.append(None)
-        self._admit()
+        self.admit()
         try:
             self.room.pop()
         except IndexError:
@@ -712,6 +799,7 @@ class Mailbox:
         if not self.ended:
             self.refusal = refusal
             self.ended = True
+        self.plain = False
         self.refuse_all(refusal)
         for blocked in list(self.blocked):
             if blocked.lane.refusal is not refusal:
@@ -729,6 +817,7 @@ class Mailbox:
             # out; in other threads, and with "drop_oldest", where an entry taken out for a moment
             # would look like room, it is found in its time.
             self._cut = True
+            self.plain = False
             if not self._tagged:
                 self._hand_back_all()
             elif self.is_at_home() and not self._replaces:

@@ -6,19 +6,21 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, final
 
 from anyio import Event
 from anyio.lowlevel import checkpoint
 
 from ._asking import Asker, T_contra, check_pack, packed
 from ._errors import no_room, portal_aborted, portal_closed, would_deadlock
-from ._mailbox import Blocked
+from ._mailbox import Blocked, Lane, Mailbox
 from ._waiting import acquire, check_timeout
 from ._wake import call_soon_here
 
 
+@final
 class Portal(Asker[T_contra]):
     """A way into a hub, for any thread.
 
@@ -28,7 +30,16 @@ class Portal(Asker[T_contra]):
     a portal may be used as a context manager that closes it.
     """
 
-    __slots__ = ()
+    def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
+        super().__init__(mailbox, lane)
+        # Each portal has its own quick form of the three methods that put one item; what is below
+        # them is what they fall back to. None of these functions holds the portal.
+        put = partial(_put, mailbox, lane)
+        self.__dict__.update(
+            send=mailbox.quick_waiting_sender(lane, put),
+            send_nowait=mailbox.quick_sender(lane, partial(_put_nowait, mailbox, lane), None),
+            offer=mailbox.quick_sender(lane, partial(_offer, mailbox, lane), True, failed=False),
+        )
 
     # -- one item ----------------------------------------------------------------------------------
 
@@ -44,13 +55,7 @@ class Portal(Asker[T_contra]):
         :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
         """
-        if timeout is not None:
-            timeout = check_timeout(timeout)
-        lane = self._lane
-        if lane.refusal is not None:
-            raise lane.refusal()
-        if not self._mailbox.put(lane, item):
-            self._wait(item, "send", timeout)
+        _put(self._mailbox, self._lane, item, timeout)
 
     def send_nowait(self, item: T_contra) -> None:
         """Deliver *item* to the hub at once, or raise.
@@ -63,11 +68,7 @@ class Portal(Asker[T_contra]):
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
-        lane = self._lane
-        if lane.refusal is not None:
-            raise lane.refusal()
-        if not self._mailbox.put(lane, item):
-            raise no_room(self._mailbox.limit)
+        _put_nowait(self._mailbox, self._lane, item)
 
     def offer(self, item: T_contra) -> bool:
         """Deliver *item* to the hub if that can be done at once; return whether it was accepted.
@@ -76,13 +77,7 @@ class Portal(Asker[T_contra]):
         the hub and its event loop are gone. Never waits, never raises. True means what
         :meth:`send_nowait` promises; with False the item is still the caller's.
         """
-        lane = self._lane
-        if lane.refusal is not None:
-            return False
-        try:
-            return self._mailbox.put(lane, item)
-        except Exception:  # out of memory, or out of stack: in both cases before it was accepted
-            return False
+        return _offer(self._mailbox, self._lane, item)
 
     # -- many items --------------------------------------------------------------------------------
 
@@ -110,42 +105,13 @@ class Portal(Asker[T_contra]):
                 if sent == len(batch):
                     return
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                self._wait(batch[sent], "send_many", left)
+                _wait(self._mailbox, self._lane, batch[sent], "send_many", left)
             except Exception as exc:
                 exc.args = (f"{exc} ({sent} of {len(batch)} items were accepted)",)
                 raise
             sent += 1
 
     # -- waiting -----------------------------------------------------------------------------------
-
-    def _wait(self, item: T_contra, call: str, timeout: float | None) -> None:
-        """Block this thread until there is room for *item*."""
-        mailbox = self._mailbox
-        if mailbox.is_at_home():
-            raise would_deadlock(call)
-        # A lock that is taken twice: the second time as soon as somebody has released it. It is
-        # what waits with a timeout, is interrupted by Ctrl-C and costs least.
-        woken = threading.Lock()
-        woken.acquire()
-        lane = self._lane
-        blocked = Blocked(lane, item, call, woken.release)
-        try:
-            mailbox.wait_for_room(blocked)
-            if not acquire(woken, timeout):
-                if blocked.withdraw():
-                    raise TimeoutError(
-                        f"no room in the hub within {timeout} s; the item was not accepted"
-                    )
-                # Accepted or refused just now: whoever did it is about to wake us. Returning
-                # before might let our next item overtake this one.
-                acquire(woken, None)
-        except BaseException:
-            blocked.withdraw()
-            raise
-        finally:
-            mailbox.leave(blocked)
-        if blocked.refused and lane.refusal is not None:
-            raise lane.refusal()
 
     async def asend(self, item: T_contra) -> None:
         """Deliver *item* to the hub; wait for room without blocking the event loop.
@@ -266,3 +232,59 @@ class Portal(Asker[T_contra]):
         source = self._lane.source.name
         of = "" if source is None else f" of {source!r}"
         return f"<Portal{of}: {'open' if self._lane.refusal is None else 'closed'}>"
+
+
+# -- What the quick forms leave over ---------------------------------------------------------------
+
+
+def _put(mailbox: Mailbox, lane: Lane, item: object, timeout: float | None) -> None:
+    if timeout is not None:
+        timeout = check_timeout(timeout)
+    if lane.refusal is not None:
+        raise lane.refusal()
+    if not mailbox.put(lane, item):
+        _wait(mailbox, lane, item, "send", timeout)
+
+
+def _put_nowait(mailbox: Mailbox, lane: Lane, item: object) -> None:
+    if lane.refusal is not None:
+        raise lane.refusal()
+    if not mailbox.put(lane, item):
+        raise no_room(mailbox.limit)
+
+
+def _offer(mailbox: Mailbox, lane: Lane, item: object) -> bool:
+    if lane.refusal is not None:
+        return False
+    try:
+        return mailbox.put(lane, item)
+    except Exception:  # out of memory, or out of stack: in both cases before it was accepted
+        return False
+
+
+def _wait(mailbox: Mailbox, lane: Lane, item: object, call: str, timeout: float | None) -> None:
+    """Block this thread until there is room for *item*."""
+    if mailbox.is_at_home():
+        raise would_deadlock(call)
+    # A lock that is taken twice: the second time as soon as somebody has released it. It is
+    # what waits with a timeout, is interrupted by Ctrl-C and costs least.
+    woken = threading.Lock()
+    woken.acquire()
+    blocked = Blocked(lane, item, call, woken.release)
+    try:
+        mailbox.wait_for_room(blocked)
+        if not acquire(woken, timeout):
+            if blocked.withdraw():
+                raise TimeoutError(
+                    f"no room in the hub within {timeout} s; the item was not accepted"
+                )
+            # Accepted or refused just now: whoever did it is about to wake us. Returning
+            # before might let our next item overtake this one.
+            acquire(woken, None)
+    except BaseException:
+        blocked.withdraw()
+        raise
+    finally:
+        mailbox.leave(blocked)
+    if blocked.refused and lane.refusal is not None:
+        raise lane.refusal()

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import warnings
 import weakref
+from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Generic, TypeAlias
 
 from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock
 from anyio.abc import ObjectReceiveStream
@@ -26,10 +28,15 @@ from anyio.lowlevel import checkpoint
 
 from ._errors import hub_gone, no_more, not_open, receiver_closed
 from ._face import OnError, T_Item, tell_reports
-from ._mailbox import Mailbox
+from ._mailbox import Lane, Mailbox
 from ._wake import CallSoon
 
-TURN = 128  # items an iteration takes before it lets the event loop run
+# What may be done in a wake that has just arrived, instead of waking a task for it. False if the
+# task is needed all the same. It must not raise.
+Work: TypeAlias = Callable[[], bool]
+
+TURN = 128  # items that an iteration takes before it thinks of letting the event loop run,
+TURN_SECONDS = 0.00025  # and how long ago it must have done so
 
 
 class Wake:
@@ -67,19 +74,22 @@ class Sleepers:
         self._on_error = on_error
         self.wake: Wake | None = None  # set when the hub has an event loop
         self.open_receivers = 0
-        self._asleep: dict[Event, Receiver[Any]] = {}
+        self._asleep: dict[Event, tuple[Receiver[Any], Work | None]] = {}
         self._roused = 0  # those who were woken and have not run since
         self._armed = False  # is the wake in the bell, or on its way?
 
     def __len__(self) -> int:
         return len(self._asleep)
 
-    async def sleep(self, receiver: Receiver[Any]) -> None:
-        """Wait until there may be something for *receiver*. May end for nothing."""
+    async def sleep(self, receiver: Receiver[Any], work: Work | None = None) -> None:
+        """Wait until there may be something for *receiver*. May end for nothing.
+
+        With *work*, the wait goes on as long as that can be called in the place of an end.
+        """
         if self.wake is None:
             raise not_open()
         woken = Event()
-        self._asleep[woken] = receiver
+        self._asleep[woken] = receiver, work
         self._rouse()
         try:
             await woken.wait()
@@ -101,11 +111,15 @@ class Sleepers:
         """A sender has called the wake. Must not raise: it would end a whole trio run."""
         self._armed = False
         self.report_errors()
+        for woken, (_, work) in self._asleep.items():
+            if work is not None and not work() and woken in self._asleep:
+                self._wake_up(woken)
+            break  # the first in the line
         self._rouse()
 
     def rouse_all(self, receiver: Receiver[Any] | None = None) -> None:
         """Wake everybody, or those who wait in *receiver*, because it was closed."""
-        for woken, sleeper in list(self._asleep.items()):
+        for woken, (sleeper, _) in list(self._asleep.items()):
             if receiver is None or sleeper is receiver:
                 self._wake_up(woken)
         self._rouse()
@@ -159,7 +173,8 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         self._sleepers = sleepers
         self._mailbox = sleepers.mailbox
         self._closed = False
-        self._streak = 0
+        self._turn = TURN  # so many items may be iterated over before the event loop may run
+        self._turn_began = 0.0
         sleepers.open_receivers += 1
 
     async def receive(self) -> T_Item:
@@ -224,24 +239,51 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         return self
 
     async def __anext__(self) -> T_Item:
-        """As :meth:`receive`, but a checkpoint only every 128 items while there are some."""
-        if self._streak >= TURN:
-            self._streak = 0
-            await checkpoint()
-            self._sleepers.report_errors()
+        """As :meth:`receive`, but while there are items, a checkpoint only now and then.
+
+        That is every 128 items, or 0.25 ms after the last one if that is later.
+        """
+        mailbox = self._mailbox
         while True:
+            if not self._turn:
+                self._sleepers.report_errors()
+                if monotonic() - self._turn_began > TURN_SECONDS:
+                    await checkpoint()
+                    self._turn_began = monotonic()
+                self._turn = TURN
+            if mailbox.plain and not self._closed:
+                # ``Mailbox.take``, written out: the path of most items. Another thread may end the
+                # hub after we have looked; then this item was received just before.
+                try:
+                    item = mailbox.items.popleft()
+                except IndexError:
+                    pass
+                else:
+                    self._turn -= 1
+                    if type(item) is not Lane:
+                        mailbox.received += 1
+                        if mailbox.vacated is not None:
+                            mailbox.vacated.append(None)
+                            if mailbox.waiting:
+                                mailbox.admit()
+                        return item
+                    received, item = mailbox.unfold(item)
+                    if received:
+                        return item
+                    continue
             try:
                 item = self.receive_nowait()
             except WouldBlock:
-                self._streak = 0
                 await self._sleepers.sleep(self)
+                self._turn = TURN
+                self._turn_began = monotonic()
             except EndOfStream:
                 raise StopAsyncIteration from None
             except ClosedResourceError:
                 await checkpoint()  # as in ``receive``: a cancellation comes first
                 raise
             else:
-                self._streak += 1
+                self._turn -= 1
                 return item
 
     # -- the end of the receiver -------------------------------------------------------------------

@@ -114,10 +114,15 @@ class Question:
             raise
 
     def _tell(self, ending: Ending) -> bool:
-        there = ending == "abandoned" or self.wake()
-        if not there:
-            ending = "abandoned"
-            self._outcome[None] = (ending, None)
+        there = True
+        if ending != "abandoned":
+            try:
+                there = self._wake() is not False
+            except RuntimeError:
+                pass  # woken before (an unlocked lock), or the event loop it waited in is gone
+            if not there:
+                ending = "abandoned"
+                self._outcome[None] = (ending, None)
         if ending == "abandoned":
             self._wake = _nobody
         if self._endings is not None:
@@ -125,12 +130,6 @@ class Question:
         if ending in _GIVEN_UP:
             self._tell_watchers()
         return there
-
-    def wake(self) -> bool:
-        try:
-            return self._wake() is not False
-        except RuntimeError:
-            return True  # woken before (an unlocked lock), or the event loop it waited in is gone
 
     def fail(self, exc: BaseException) -> bool:
         """End it with what somebody's function has raised. A loop's own exception stays there."""

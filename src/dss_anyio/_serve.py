@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from inspect import isawaitable
+from functools import partial
+from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
 
-from anyio import ClosedResourceError, Event, create_task_group
+from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock, create_task_group
+from anyio.lowlevel import checkpoint
 
-from ._receiver import Receiver
+from ._calling import is_awaitable
+from ._errors import receiver_closed
+from ._receiver import TURN, TURN_SECONDS, Receiver, Sleepers
 from ._request import Request, answer, question_of
+from ._wake import name_loop
 
 T_Item = TypeVar("T_Item")
 Handler: TypeAlias = Callable[[T_Item], Any]
@@ -19,6 +24,7 @@ Handler: TypeAlias = Callable[[T_Item], Any]
 
 async def serve(
     receiver: Receiver[T_Item],
+    sleepers: Sleepers,
     handler: Handler[T_Item],
     max_concurrency: float,
     on_error: Callable[[BaseException], object] | None,
@@ -27,8 +33,11 @@ async def serve(
         raise TypeError(f"handler must be callable, not {handler!r}")
     check_concurrency(max_concurrency)
     context = copy_context()
+    context.run(name_loop)  # what is handled in a wake is handled outside of any task
     running = 0
     one_has_ended = Event()
+    over = closed = False  # the stream
+    struck: list[BaseException] = []  # what is raised in the end
 
     async def run(request: Request[T_Item] | None, awaitable: Awaitable[Any]) -> None:
         nonlocal running
@@ -45,42 +54,73 @@ async def serve(
             running -= 1
             one_has_ended.set()
 
-    closed: ClosedResourceError | None = None
+    def handle(entry: Any) -> None:
+        nonlocal running
+        request: Request[T_Item] | None = None
+        item = entry
+        if isinstance(entry, Request):
+            request = cast("Request[T_Item]", entry)
+            item = request.item
+        try:
+            result = context.copy().run(handler, item)
+        except Exception as exc:
+            if request is not None:
+                request.reply_error(exc)
+            elif on_error is not None:
+                on_error(exc)
+            else:
+                raise
+        else:
+            if is_awaitable(result):
+                running += 1
+                tasks.start_soon(run, request, result, name=handler)
+            elif request is not None:
+                request.reply(result)
+
+    def work() -> bool:
+        """Handle what is there. False if there is something else to do: the task has to go on.
+
+        It is called by the task, and in a wake that has just arrived, which spares the requests of
+        a thread that asks one by one a trip through the event loop each. So it must not raise: that
+        would end a whole trio run.
+        """
+        nonlocal over, closed
+        begun = monotonic()
+        try:
+            while monotonic() - begun <= TURN_SECONDS:
+                for _ in range(TURN):
+                    if running >= max_concurrency:
+                        return False  # nothing is in hand while we wait
+                    try:
+                        entry = receiver.receive_nowait()
+                    except WouldBlock:
+                        return True
+                    except EndOfStream:
+                        over = True
+                        return False
+                    except ClosedResourceError:
+                        over = closed = True
+                        return False
+                    handle(entry)
+                    del entry  # or it would not be forgotten until the next one comes
+        except BaseException as exc:
+            over = True
+            struck.append(exc)
+        return False
+
     async with create_task_group() as tasks:
-        while True:
-            while running >= max_concurrency:  # nothing is in hand while we wait
+        while not over:
+            if context.run(work):
+                await sleepers.sleep(receiver, partial(context.run, work))
+            elif running >= max_concurrency:
                 one_has_ended = Event()
                 await one_has_ended.wait()
-            try:
-                entry: Any = await receiver.__anext__()
-            except StopAsyncIteration:
-                break
-            except ClosedResourceError as exc:
-                closed = exc
-                break
-            request: Request[T_Item] | None = None
-            item = entry
-            if isinstance(entry, Request):
-                request = cast("Request[T_Item]", entry)
-                item = request.item
-            try:
-                result = context.copy().run(handler, item)
-            except Exception as exc:
-                if request is not None:
-                    request.reply_error(exc)
-                elif on_error is not None:
-                    on_error(exc)
-                else:
-                    raise
             else:
-                if isawaitable(result):
-                    running += 1
-                    tasks.start_soon(run, request, result, name=handler)
-                elif request is not None:
-                    request.reply(result)
-            del entry, request  # or it would not be forgotten until the next one comes
-    if closed is not None:
-        raise closed
+                await checkpoint()  # a turn is over, or the stream: then a cancellation comes first
+        if struck:
+            raise struck.pop()
+    if closed:
+        raise receiver_closed()
 
 
 def check_concurrency(max_concurrency: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -77,6 +77,7 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
     ) -> None:
         call_soon = self._hub._mailbox.call_soon  # pyright: ignore[reportPrivateUsage]  # of one room
         assert call_soon is not None  # it was opened
-        call_soon(self._leave.set)  # not by a portal, which may be closed; harmless after the end
+        with suppress(RuntimeError):  # the loop is gone
+            call_soon(self._leave.set)  # not by a portal, which may be closed
         self._thread.join()
         self._ended.result()

@@ -1,0 +1,1 @@
+"""How fast it is, against everything else there is. ``make bench`` runs it; see performance.md."""

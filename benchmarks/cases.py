@@ -1,0 +1,282 @@
+"""What is measured, and what has to come out."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import anyio
+
+from . import one_way, round_trip, small_things
+
+BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "asyncio": ("asyncio", {}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+NO_LOOP = "no loop"
+
+LOOPS_ONLY = {"janus": ("asyncio", "uvloop"), "culsans": ("asyncio", "uvloop", "trio")}
+BOUNDED = ("hub", "hub, batches", "culsans", "janus", "aiologic")
+MANY_SENDERS = ("hub", "hub, batches", "aiologic", "culsans", "janus", "loop's own")
+
+
+class Case(NamedTuple):
+    """What one process measures."""
+
+    workload: str
+    contender: str
+    backend: str
+
+
+class Figure(NamedTuple):
+    """What is measured: one number for each round."""
+
+    workload: str
+    contender: str
+    backend: str
+    detail: str  # "4 senders", "p99", ...
+
+
+def cases() -> Iterator[Case]:
+    for backend in BACKENDS:
+        for contender in one_way.CONTENDERS:
+            if backend in LOOPS_ONLY.get(contender, BACKENDS):
+                yield Case("one way", contender, backend)
+        for contender in round_trip.CONTENDERS:
+            yield Case("round trip", contender, backend)
+        for contender in ("hub", "aiologic", "janus", "loop's own", "loop's own callback"):
+            if backend in LOOPS_ONLY.get(contender, BACKENDS):
+                yield Case("delay", contender, backend)
+        for contender in ("hub", "BlockingPortal"):
+            yield Case("open and close", contender, backend)
+        for contender in ("hub", "no hub"):
+            yield Case("idle", contender, backend)
+        for contender in ("hub", "no hub"):
+            yield Case("threads of C", contender, backend)
+        yield Case("wakes", "hub", backend)
+        for contender in ("unbounded", "bounded"):
+            yield Case("offer", contender, backend)
+    for contender in ("hub", "hub, source", "aiologic", "culsans"):
+        yield Case("memory", contender, "asyncio")
+    for contender in one_way.WITHOUT_LOOP:
+        yield Case("one way", contender, NO_LOOP)
+    yield Case("round trip", "SimpleQueue", NO_LOOP)
+    yield Case("datagrams", "polled hub", NO_LOOP)
+
+
+# -- In the process of one case --------------------------------------------------------------------
+
+
+def measure(case: Case) -> dict[str, float]:
+    """The figures of *case*: by their detail, in seconds, bytes, or just a number."""
+    workload, contender, backend = case
+    if backend == NO_LOOP:
+        run: Callable[..., Any] = _call
+        one_way_of, round_trip_of = one_way.measure_without_loop, round_trip.measure_without_loop
+    else:
+        name, options = BACKENDS[backend]
+        run = partial(_run, name, options)
+        one_way_of, round_trip_of = one_way.measure, round_trip.measure
+    if workload == "one way":
+        return dict(_one_way(contender, partial(run, one_way_of, contender)))
+    if workload == "round trip":
+        figures: dict[str, float] = {}
+        for askers in (1, 4, 16):
+            times = run(round_trip_of, contender, askers, 1600)
+            figures.update(_percentiles(times, f", {askers} askers" if askers > 1 else ""))
+        return figures
+    if workload == "delay":
+        figures = _percentiles(run(small_things.measure_delay, contender, 500, 500))
+        for rate in (1_000, 10_000, 50_000, 200_000):
+            items = max(300, rate // 4)
+            times = run(small_things.measure_delay, contender, rate, items)
+            figures.update(_percentiles(times, f", {rate} per second"))
+        return figures
+    if workload == "offer":
+        return _percentiles(run(small_things.measure_offer, contender, 100_000))
+    if workload == "open and close":
+        return _percentiles(run(small_things.measure_life, contender, 300))
+    if workload == "idle":
+        return {"": run(small_things.measure_idle, contender, 100, 1.0)}
+    if workload == "memory":
+        return {"": run(small_things.measure_memory, contender, 300_000)}
+    if workload == "wakes":
+        return {"": run(small_things.measure_wakes, 100_000)}
+    if workload == "datagrams":
+        return {"": small_things.measure_datagrams(100_000)}
+    assert workload == "threads of C"
+    return {"": 1 / run(small_things.measure_native, contender, 40_000)}
+
+
+def _run(backend: str, options: dict[str, Any], func: Callable[..., Any], *args: Any) -> Any:
+    return anyio.run(func, *args, backend=backend, backend_options=options)
+
+
+def _call(func: Callable[..., Any], *args: Any) -> Any:
+    return func(*args)
+
+
+def _one_way(contender: str, run: Callable[..., float]) -> Iterator[tuple[str, float]]:
+    """Seconds for an item. So many are sent that it takes long enough to be measured."""
+    plain = [(math.inf, 1, "")]
+    if contender in MANY_SENDERS or contender in one_way.WITHOUT_LOOP:
+        plain += [(math.inf, 4, "4 senders"), (math.inf, 16, "16 senders")]
+    if contender in BOUNDED or contender in one_way.WITHOUT_LOOP:
+        plain += [(1024, 1, "1024 places"), (16, 1, "16 places"), (1024, 4, "1024 places, 4")]
+    items = 500
+    for size, senders, detail in plain:
+        while True:
+            rate = run(size, senders, items)
+            if items / rate > 0.2:
+                break
+            items = int(min(items * 8, max(items * 2, rate * 0.3)))
+        yield detail, 1 / rate
+        items = max(500, items // 4)
+
+
+def _percentiles(times: list[float], of: str = "") -> dict[str, float]:
+    cuts = statistics.quantiles(times, n=1000, method="inclusive")
+    return {
+        f"median{of}": cuts[499],
+        f"p90{of}": cuts[899],
+        f"p99{of}": cuts[989],
+        f"worst{of}": max(times),
+    }
+
+
+# -- What has to come out --------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """A ratio of two figures, or one figure by itself, and how large or small it has to be."""
+
+    what: str
+    ours: Figure
+    other: Figure | None
+    at_least: bool
+    must: float
+    aim: float
+    speed: bool = False  # the ratio of rates, not of seconds
+
+
+def _one(contender: str, backend: str, detail: str = "") -> Figure:
+    return Figure("one way", contender, backend, detail)
+
+
+def targets() -> Iterator[Target]:
+    floor = _one("SimpleQueue", NO_LOOP)
+    peer, peer_on_trio = _one("aiologic", "asyncio"), _one("aiologic", "trio")
+
+    def faster(what: str, ours: Figure, other: Figure, must: float, aim: float) -> Target:
+        return Target(what, ours, other, True, must, aim, speed=True)
+
+    def shorter(what: str, ours: Figure, other: Figure, must: float, aim: float) -> Target:
+        return Target(what, ours, other, False, must, aim)
+
+    yield faster("async for, asyncio / aiologic", _one("hub", "asyncio"), peer, 2.0, 4)
+    yield faster("async for, trio / aiologic on trio", _one("hub", "trio"), peer_on_trio, 8, 15)
+    for backend in ("asyncio", "trio"):
+        yield faster(
+            f"bounded hub (1024), send, {backend} / aiologic unbounded, asyncio",
+            _one("hub", backend, "1024 places"),
+            peer,
+            1.6,
+            3,
+        )
+    for backend in BACKENDS:
+        yield faster(
+            f"receive_many, {backend} / SimpleQueue",
+            _one("hub, batches", backend),
+            floor,
+            0.25,
+            1,
+        )
+    for backend in BACKENDS:
+        yield faster(
+            f"send_many and receive_many, {backend} / SimpleQueue",
+            _one("hub, lots", backend),
+            floor,
+            1,
+            3,
+        )
+    for backend in BACKENDS:
+        yield faster(
+            f"4 senders / 1 sender, {backend}",
+            _one("hub", backend, "4 senders"),
+            _one("hub", backend),
+            0.8,
+            1.2,
+        )
+    for backend in ("asyncio", "trio"):
+        portal = Figure("round trip", "BlockingPortal.call", backend, "median")
+        yield shorter(
+            f"request, serve, {backend} / BlockingPortal.call",
+            Figure("round trip", "hub.serve", backend, "median"),
+            portal,
+            0.45,
+            0.25,
+        )
+        yield shorter(
+            f"portal.call, {backend} / BlockingPortal.call",
+            Figure("round trip", "hub.call", backend, "median"),
+            portal,
+            0.4,
+            0.25,
+        )
+    for backend in BACKENDS:
+        yield shorter(
+            f"one item into an idle loop, {backend} / the loop's own queue",
+            Figure("delay", "hub", backend, "median"),
+            Figure("delay", "loop's own", backend, "median"),
+            1.0,
+            0.85,
+        )
+    for backend in BACKENDS:
+        yield Target(
+            f"wakes for 100,000 items, {backend}",
+            Figure("wakes", "hub", backend, ""),
+            None,
+            False,
+            1,
+            1,
+        )
+    yield Target(
+        "datagrams for 100,000 items",
+        Figure("datagrams", "polled hub", NO_LOOP, ""),
+        None,
+        False,
+        1,
+        1,
+    )
+    yield Target(
+        "offer, the receiver is busy, microseconds",
+        Figure("offer", "unbounded", "asyncio", "median"),
+        None,
+        False,
+        0.5,
+        0.15,
+    )
+    yield Target(
+        "memory of a queued item, bytes", Figure("memory", "hub", "asyncio", ""), None, False, 16, 8
+    )
+    for backend in ("asyncio", "trio"):
+        yield shorter(
+            f"open, one item, close, {backend} / BlockingPortal",
+            Figure("open and close", "hub", backend, "median"),
+            Figure("open and close", "BlockingPortal", backend, "median"),
+            1.5,
+            1,
+        )
+    for backend in BACKENDS:
+        yield Target(
+            f"processor while idle with 100 sources, {backend}, percent more than without",
+            Figure("idle", "hub", backend, ""),
+            Figure("idle", "no hub", backend, ""),
+            False,
+            0.1,
+            0.1,
+        )
