@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox clean
+.PHONY: help demo test check docs tox bench clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   lint, types, docs"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make tox     the tests on every CPython that is installed"
+	@echo "make bench   how fast it is, against everything else (45 minutes); BENCHARGS=--only-targets: 10"
 	@echo "make clean   remove what these have made"
 
 demo: $(VENV)/ready-demo
@@ -42,6 +43,9 @@ tox: $(VENV)/ready-dev
 			PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
 		done; \
 	fi; PATH="$$PATH" $(RUN) -m tox run $(TOXARGS)
+
+bench: $(VENV)/ready-bench
+	$(RUN) -m benchmarks $(BENCHARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .mypy_cache .ruff_cache .pytest_cache

@@ -90,11 +90,14 @@ def measure(case: Case) -> dict[str, float]:
             figures.update(_percentiles(times, f", {askers} askers" if askers > 1 else ""))
         return figures
     if workload == "delay":
-        figures = _percentiles(run(small_things.measure_delay, contender, 500, 500))
+        delays, _ = run(small_things.measure_delay, contender, 500, 500)
+        figures = _percentiles(delays)
         for rate in (1_000, 10_000, 50_000, 200_000):
             items = max(300, rate // 4)
-            times = run(small_things.measure_delay, contender, rate, items)
-            figures.update(_percentiles(times, f", {rate} per second"))
+            delays, wakes = run(small_things.measure_delay, contender, rate, items)
+            figures.update(_percentiles(delays, f", {rate} per second"))
+            if wakes:
+                figures[f"wakes, {rate} per second"] = wakes
         return figures
     if workload == "offer":
         return _percentiles(run(small_things.measure_offer, contender, 100_000))

@@ -30,8 +30,10 @@ from .one_way import CONTENDERS
 # -- One item into an idle loop, and into a busier and busier one ----------------------------------
 
 
-async def measure_delay(contender: str, per_second: float, items: int) -> list[float]:
+async def measure_delay(contender: str, per_second: float, items: int) -> tuple[list[float], float]:
     """Seconds from a send to its reception, for items that are sent at a steady rate.
+
+    With them, how often the loop was woken for each item (a hub's loop; else 0).
 
     An item is the moment at which it was due: so a sender that is late, or blocked, does not make
     its own delay look shorter ("coordinated omission", Tene 2013).
@@ -40,8 +42,8 @@ async def measure_delay(contender: str, per_second: float, items: int) -> list[f
     clock = time.perf_counter
     if contender == "loop's own callback":
         await _measure_callback(delays, per_second, items)
-        return delays
-    async with _into(contender) as (send, receive):
+        return delays, 0
+    async with _into(contender) as (send, receive, wakes):
 
         def pace() -> None:
             _pace(send, per_second, items)
@@ -52,7 +54,7 @@ async def measure_delay(contender: str, per_second: float, items: int) -> list[f
             due = await receive()
             delays.append(clock() - due)
         thread.join()
-    return delays
+        return delays, wakes() / items
 
 
 def _pace(send: Callable[[float], object], per_second: float, items: int) -> None:
@@ -71,33 +73,35 @@ def _pace(send: Callable[[float], object], per_second: float, items: int) -> Non
 
 
 @asynccontextmanager
-async def _into(contender: str) -> AsyncIterator[tuple[Callable[[float], Any], Any]]:
-    """What sends in a thread, and what receives in the loop, one item at a time."""
+async def _into(
+    contender: str,
+) -> AsyncIterator[tuple[Callable[[float], Any], Any, Callable[[], int]]]:
+    """What sends in a thread; what receives in the loop; how often that was woken."""
     if contender == "hub":
         async with dss.open_hub[float](math.inf) as hub:
-            yield hub.portal.send_nowait, hub.__anext__
+            yield hub.portal.send_nowait, hub.__anext__, lambda: hub.statistics().wakes
     elif contender == "aiologic":
         import aiologic
 
         queue: Any = aiologic.SimpleQueue()
-        yield queue.green_put, queue.async_get
+        yield queue.green_put, queue.async_get, int
     elif contender == "janus":
         import janus
 
         queue = janus.Queue()
-        yield queue.sync_q.put, queue.async_q.get
+        yield queue.sync_q.put, queue.async_q.get, int
         await queue.aclose()
     else:
         assert contender == "loop's own"
         token: Any = anyio.lowlevel.current_token().native_token
         if isinstance(token, asyncio.AbstractEventLoop):
             waiting: asyncio.Queue[float] = asyncio.Queue()
-            yield partial(token.call_soon_threadsafe, waiting.put_nowait), waiting.get
+            yield partial(token.call_soon_threadsafe, waiting.put_nowait), waiting.get, int
         else:
             import trio
 
             sender, receiver = trio.open_memory_channel[float](math.inf)
-            yield partial(token.run_sync_soon, sender.send_nowait), receiver.receive
+            yield partial(token.run_sync_soon, sender.send_nowait), receiver.receive, int
 
 
 async def _measure_callback(delays: list[float], per_second: float, items: int) -> None:
@@ -172,7 +176,7 @@ def measure_datagrams(many: int) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
         foreign.bind(("127.0.0.1", 0))
         foreign.settimeout(0.2)
-        with dss.open_polled_hub[int](math.inf, wake=foreign.getsockname()) as hub:
+        with dss.open_polled_hub[int](math.inf, wake_address=foreign.getsockname()) as hub:
             thread = threading.Thread(target=lambda: hub.portal.send_many(range(many)))
             thread.start()
             for number in range(many):

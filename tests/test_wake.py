@@ -9,17 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from itertools import count
 from typing import Any, TypeAlias
 
 import anyio
 import anyio.lowlevel
 import pytest
 from anyio.lowlevel import current_token
+from bytecodes import run_interrupted
 from conftest import BACKENDS, threads, until
 from test_receiver import asleep, eventually
 
 import dss_anyio as dss
-from dss_anyio._wake import call_soon_here, when_loop_closes
+from dss_anyio._wake import Nap, call_soon_here, nap_in, native_loop, when_loop_closes
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
 
@@ -310,6 +312,9 @@ async def test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on(
             cancels: list[Callable[[], object]] = []
             outcomes: dict[str, int | None] = {}
 
+            async def luckier() -> None:  # asyncio resumes the first in the line at once
+                outcomes["luckier"] = await hub.receive()
+
             async def first() -> None:
                 outcomes["first"] = await means(hub.receive, cancels.append)
 
@@ -317,24 +322,28 @@ async def test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on(
                 outcomes["second"] = await hub.receive()
 
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(first)
+                tasks.start_soon(luckier)
                 await asleep(hub, 1)
-                tasks.start_soon(second)
+                tasks.start_soon(first)
                 await asleep(hub, 2)
-                hub.portal.send(1)
+                tasks.start_soon(second)
+                await asleep(hub, 3)
+                hub.portal.send_many([0, 1])
                 for _ in range(turns):
                     await anyio.lowlevel.checkpoint()
-                woken = hub.statistics().tasks_waiting_receive == 1 and not outcomes
+                woken = hub.statistics().tasks_waiting_receive == 1 and "first" not in outcomes
                 cancels[0]()
                 await eventually(lambda: "first" in outcomes)
                 if outcomes["first"] is None:
                     cancelled_after_it_was_woken += woken
-                    await eventually(lambda: outcomes.get("second") == 1)
+                    await eventually(lambda: len(outcomes) == 3)
+                    received = {outcomes["luckier"], outcomes["second"]}
                 else:
-                    assert outcomes == {"first": 1}
                     await asleep(hub, 1)
                     hub.portal.send(2)
                     await eventually(lambda: outcomes.get("second") == 2)
+                    received = {outcomes["luckier"], outcomes["first"]}
+                assert received == {0, 1}
             assert len(hub) == 0
     if means is by_task_cancel:  # the only one of which we know when it cancels
         assert cancelled_after_it_was_woken
@@ -347,11 +356,13 @@ async def test_several_that_were_woken_and_are_cancelled_pass_all_wakes_on(
     if backend_name == "trio":
         return  # whoever was woken there receives
     async with dss.open_hub[int]() as hub:
+        lucky = asyncio.ensure_future(hub.receive())  # is resumed at once
+        await asleep(hub, 1)
         doomed = [asyncio.ensure_future(hub.receive()) for _ in range(5)]
-        await asleep(hub, 5)
+        await asleep(hub, 6)
         others = [asyncio.ensure_future(hub.receive()) for _ in range(5)]
-        await asleep(hub, 10)
-        hub.portal.send_many(range(5))
+        await asleep(hub, 11)
+        hub.portal.send_many(range(6))
         await anyio.lowlevel.checkpoint()
         assert hub.statistics().tasks_waiting_receive == 5
         for task in doomed:
@@ -359,7 +370,66 @@ async def test_several_that_were_woken_and_are_cancelled_pass_all_wakes_on(
         await asyncio.wait(doomed)
         assert all(task.cancelled() for task in doomed)
         with anyio.fail_after(5):
-            assert sorted(await asyncio.gather(*others)) == list(range(5))
+            assert sorted(await asyncio.gather(lucky, *others)) == list(range(6))
+
+
+# -- How a task sleeps -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["wake", "wake_now"])
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
+    backend: str, way: str
+) -> None:
+    """Guards ``_AsyncioNap``: asyncio.run has Ctrl-C cancel the task, at whatever bytecode."""
+    outcomes: list[str] = []
+
+    async def sleep(nap: Nap) -> None:
+        try:
+            await nap
+        except asyncio.CancelledError:
+            outcomes.append("cancelled")
+            raise
+        outcomes.append("woken")
+
+    async def main() -> None:
+        for at in count():
+            nap = nap_in(native_loop())()
+            task = asyncio.ensure_future(sleep(nap))
+            await asyncio.sleep(0)
+            interrupted: list[bool] = []
+
+            def wake() -> None:
+                interrupted.append(run_interrupted(getattr(nap, way), task.cancel, at))
+
+            asyncio.get_running_loop().call_soon(wake)
+            done, _ = await asyncio.wait([task], timeout=5)
+            assert done, f"nobody resumes the task if it is cancelled before bytecode {at}"
+            if not interrupted[0]:
+                return
+
+    loop = loop_of(backend)
+    loop.run_until_complete(main())
+    loop.close()
+    assert outcomes[0] == "cancelled"  # before the first bytecode
+    assert outcomes[-1] == "woken"  # not at all
+
+
+@pytest.mark.anyio
+async def test_a_nap_that_nobody_sleeps_or_that_was_cancelled_is_woken_to_no_effect() -> None:
+    make_nap = nap_in(native_loop())
+    for way in ("wake", "wake_now"):
+        getattr(make_nap(), way)()
+        nap = make_nap()
+
+        async def sleep(nap: Nap = nap) -> None:
+            await nap
+
+        with anyio.move_on_after(0.01) as scope:
+            await sleep()
+        assert scope.cancelled_caught
+        getattr(nap, way)()
+        getattr(nap, way)()
 
 
 # -- A loop that is closed -------------------------------------------------------------------------
@@ -382,7 +452,7 @@ def test_closing_the_loop_tells_at_once_in_the_thread_that_closes_it(
     loop = loop_of(backend)
 
     async def main() -> None:
-        when_loop_closes(lambda: told.append(threading.current_thread()))
+        when_loop_closes(native_loop(), lambda: told.append(threading.current_thread()))
 
     loop.run_until_complete(main())
     assert told == []
@@ -399,7 +469,7 @@ def test_what_was_called_off_is_not_told_when_the_loop_is_closed(
     loop = loop_of(backend)
 
     async def main() -> None:
-        call_off = when_loop_closes(lambda: told.append(None))
+        call_off = when_loop_closes(native_loop(), lambda: told.append(None))
         call_off()
         call_off()
         told.clear()  # letting go of the timer tells as well, which does no harm
@@ -413,8 +483,8 @@ def test_in_trio_there_is_nothing_to_tell() -> None:
     """A run cannot end before its tasks."""
 
     async def main() -> None:
-        when_loop_closes(lambda: pytest.fail("it was told"))()
-        when_loop_closes(lambda: pytest.fail("it was told"))
+        when_loop_closes(native_loop(), lambda: pytest.fail("it was told"))()
+        when_loop_closes(native_loop(), lambda: pytest.fail("it was told"))
 
     anyio.run(main, backend="trio")
     gc.collect()

@@ -12,7 +12,6 @@ from typing import Any
 from ._errors import hub_gone, no_event_loop, not_open
 from ._mailbox import Mailbox
 from ._request import Question, answer
-from ._wake import name_loop
 
 _NO_KEYWORDS: dict[str, Any] = {}
 
@@ -37,7 +36,7 @@ def begin_call(
         if question.settled:
             return  # whoever asked has given up meanwhile
         try:
-            name_loop()
+            mailbox.name_loop()
             result = func(*args, **kwargs or _NO_KEYWORDS)
             if is_awaitable(result):
                 _start(mailbox, question, result, name if name is not None else func)
@@ -63,6 +62,7 @@ def _start(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any], name
         if iscoroutine(awaitable):
             awaitable.close()
         raise no_event_loop()
+    mailbox.has_tasks = True
     task_group.start_soon(answer, question, awaitable, name=name)
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import count
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+
+    class Ticks:  # a subclass of the real one would be called "count[int]"
+        def __next__(self) -> int: ...
+else:
+    from itertools import count as Ticks  # noqa: N812
 
 
-class Counter:
+class Counter(Ticks):
     """A number that any thread may raise by one, at any bytecode, and any thread may read.
 
     ``n += 1`` is a read and a write with room for a signal handler between them. ``next()`` of an
-    ``itertools.count`` is one step; its ``repr``, ``count(5)``, is the only look at it that takes
+    ``itertools.count`` is one step; its ``repr``, ``Counter(5)``, is the only look at it that takes
     nothing out and is not deprecated.
     """
 
-    __slots__ = ("_ticks", "add_one")
+    __slots__ = ()
 
-    def __init__(self) -> None:
-        self._ticks = count()
-        self.add_one: Callable[[], int] = self._ticks.__next__
+    add_one = Ticks.__next__
 
     @property
     def value(self) -> int:
-        return int(repr(self._ticks)[len("count(") : -1])
+        return int(repr(self)[len("Counter(") : -1])
+
+
+class Counters(dict[str, Counter]):
+    """A counter for each name, from its first use on."""
+
+    def __missing__(self, name: str) -> Counter:
+        return self.setdefault(name, Counter())  # whoever comes second gets the first one's

@@ -10,14 +10,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, cast, overload
 
 from ._ending import abandon, watch
 from ._errors import senders_closed
 from ._feed import Feed
-from ._mailbox import Mailbox, Overflow, Source, SourceStatistics
+from ._mailbox import OVERFLOWS, Mailbox, Overflow, Source, SourceStatistics
 from ._portal import Portal
-from ._request import Ending, RequestStatistics
+from ._request import ENDINGS, RequestStatistics
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -107,8 +107,8 @@ class Face(Generic[T_Item]):
                 f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
                 f"for each place, got {max_buffer_size}; math.inf sets no limit"
             )
-        if overflow not in get_args(Overflow):
-            raise ValueError(f"overflow must be one of {get_args(Overflow)}, not {overflow!r}")
+        if overflow not in OVERFLOWS:
+            raise ValueError(f"overflow must be one of {OVERFLOWS}, not {overflow!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
         check_callable("on_error", on_error)
@@ -121,7 +121,7 @@ class Face(Generic[T_Item]):
 
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
-        self._mailbox.home = threading.current_thread()
+        self._mailbox.come_home()
         self._unwatch = watch(self._mailbox)
         self._left_open = True
 
@@ -149,8 +149,9 @@ class Face(Generic[T_Item]):
         forgotten = None
         if self._left_open:
             forgotten = f"Unclosed {self!r}"
-        # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
-        abandon(self._mailbox)
+        if not self._mailbox.swept:
+            # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
+            abandon(self._mailbox)
         if forgotten is not None:
             warnings.warn(forgotten, ResourceWarning, stacklevel=1, source=self)
 
@@ -341,7 +342,7 @@ class Face(Generic[T_Item]):
     def _count_requests(self) -> RequestStatistics:
         endings = self._mailbox.endings
         asked = endings["asked"].value  # before the others: none of them is counted before it
-        ended = [endings[ending].value for ending in get_args(Ending)]
+        ended = [endings[ending].value for ending in ENDINGS]
         answered, refused, unanswered, released, abandoned = ended
         waiting = max(0, asked - sum(ended))
         return RequestStatistics(answered, refused, unanswered, released, abandoned, waiting)

@@ -19,10 +19,10 @@ from ._errors import hub_gone, not_open, other_process
 from ._face import Face, OnError, T_Item, tell
 from ._mailbox import Overflow, Source
 from ._portal import Portal
-from ._receiver import Receiver, Sleepers, Wake
+from ._receiver import Receiver, Sleepers, make_wake
 from ._serve import Handler, serve
 from ._waiting import check_timeout
-from ._wake import call_soon_here, when_loop_closes
+from ._wake import WayIn, loop_namer, nap_in, native_loop, way_into, when_loop_closes
 from ._worker import Worker
 
 if sys.version_info < (3, 11):
@@ -77,6 +77,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         Face.__init__(self, max_buffer_size, overflow, name, on_error)
         Receiver.__init__(self, Sleepers(self._mailbox, on_error))
         self._task_group: TaskGroup | None = None
+        self._way_in: WayIn | None = None
         self._call_off: Callable[[], object] | None = None  # the watch for the loop's end
 
     @property
@@ -87,6 +88,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         """
         if self._task_group is None:
             raise not_open()
+        self._mailbox.has_tasks = True  # for all we know
         return self._task_group
 
     # -- beginning and end -------------------------------------------------------------------------
@@ -98,12 +100,16 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         await task_group.__aenter__()
         self._task_group = task_group
         self._enter_thread()
-        call_soon = call_soon_here()
-        self._sleepers.wake = Wake(self._sleepers, call_soon)
+        native = native_loop()
+        self._way_in = way_into(native, task_group.start_soon)
+        call_soon = self._way_in.call_soon
+        self._sleepers.wake = make_wake(self._sleepers, call_soon)
+        self._sleepers.make_nap = nap_in(native)
         # Portals hold the mailbox; what a closed loop has left behind must not be held by it.
         self._mailbox.task_group = weakref.ref(task_group)
         self._mailbox.call_soon = call_soon
-        self._call_off = when_loop_closes(partial(abandon, self._mailbox))
+        self._mailbox.name_loop = loop_namer(native)
+        self._call_off = when_loop_closes(native, partial(abandon, self._mailbox))
         return self
 
     async def __aexit__(  # type: ignore[override]  # as a task group, it may swallow its own cancellation
@@ -122,9 +128,14 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             return None
         outcome: BaseException | None = None
         handled: bool | None = None
-        self.task_group.cancel_scope.cancel()
+        if self._way_in is not None:
+            self._way_in.close()
+        task_group = self._task_group
+        assert task_group is not None
+        if mailbox.has_tasks:  # else there is nothing to cancel, which would take its time
+            task_group.cancel_scope.cancel()
         try:
-            handled = await self.task_group.__aexit__(exc_type, exc_val, exc_tb)
+            handled = await task_group.__aexit__(exc_type, exc_val, exc_tb)
         except BaseException as exc:
             outcome = exc
             if isinstance(exc, BaseExceptionGroup):
@@ -141,7 +152,8 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             outcome = await worker.outlast() or outcome
             errors = worker.outcome()
         else:
-            errors = end_sources(mailbox)  # nothing in there can block
+            mailbox.sweep()  # for what may come yet
+            errors = []
         if self._call_off is not None:
             self._call_off()
         self._left()

@@ -40,11 +40,12 @@ from collections.abc import Callable
 from itertools import repeat, starmap
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from ._counter import Counter
+from ._counter import Counter, Counters
 from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted
-from ._request import TOKEN, Ending, Question, Request, dequeue, is_over, is_queued, question_of
+from ._request import TOKEN, Question, Request, dequeue, is_over, is_queued, question_of
 
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
+OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 Ring: TypeAlias = Callable[[], object]
 
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
@@ -194,6 +195,50 @@ class Mailbox:
     are never more items than places, whoever is interrupted where.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_blocks",
+        "_cut",
+        "_home_ident",
+        "_interrupt",
+        "_replaces",
+        "_returns_places",
+        "_tagged",
+        "bell",
+        "blocked",
+        "call_soon",
+        "calls",
+        "dropped",
+        "ended",
+        "endings",
+        "errors",
+        "has_tasks",
+        "home",
+        "husks",
+        "items",
+        "lanes",
+        "late",
+        "leaving",
+        "limit",
+        "name_loop",
+        "overflow",
+        "own",
+        "plain",
+        "queues",
+        "received",
+        "refusal",
+        "reports",
+        "room",
+        "root",
+        "sources",
+        "swept",
+        "task_group",
+        "undelivered",
+        "vacated",
+        "waiting",
+        "wakes",
+    )
+
     def __init__(self, limit: float, overflow: Overflow) -> None:
         self.limit: float = limit
         self.overflow: Overflow = overflow
@@ -201,7 +246,7 @@ class Mailbox:
         self.items: deque[Any] = deque()
         self.room: deque[None] | None = None
         if limit != math.inf:
-            self.room = deque(repeat(None, int(limit)))
+            self.room = deque((None,)) * int(limit)
         self.waiting: deque[Blocked] = deque()  # those who wait for room, in their order
         self.blocked: dict[Blocked | Question, None] = {}  # everybody who is in a call that waits
         self.leaving: dict[threading.Event, None] = {}  # who wants to know that one has left
@@ -217,21 +262,23 @@ class Mailbox:
         self.refusal: Refusal | None = None  # why nobody may send any more
         self.ended: bool = False
         self.home: threading.Thread | None = None  # the one that receives
+        self._home_ident: int | None = None
         self.received: int = 0  # written in the receiving thread only
         self.wakes: int = 0  # written only by the one who has taken the bell
         self.dropped: Counter = Counter()
         self.undelivered: Counter = Counter()
         self.errors: Counter = Counter()
         self.late: Counter = Counter()
-        self.endings: dict[str, Counter] = {"asked": Counter()}  # how requests have ended
-        self.endings.update((ending, Counter()) for ending in get_args(Ending))
+        self.endings = Counters()
         self.calls: deque[Callable[[], object]] = deque()  # polled hub: what poll() is to call
         # Set by the hub: have a function called soon in its thread; and its task group, or None.
         self.call_soon: Callable[[Callable[[], object]], object] | None = None
         self.task_group: Callable[[], Any] = _nothing
+        self.has_tasks: bool = False
+        self.name_loop: Callable[[], object] = _nothing  # see ``_wake.loop_namer``
         self._tagged = False  # has any lane but the root been opened?
         self._cut = False  # was the root aborted?
-        self._swept = False
+        self.swept: bool = False  # has its last step begun?
         self._interrupt: BaseException | None = None  # came while a batch was being decoded
         self._blocks = overflow == "block"
         self._replaces = overflow == "drop_oldest" and math.inf > limit > 0
@@ -264,7 +311,7 @@ class Mailbox:
     def arm(self, ring: Ring) -> None:
         """Whoever puts something next calls *ring*. In the receiving thread."""
         self.bell[None] = ring
-        if self._swept:
+        if self.swept:
             self.sweep()  # another thread has ended it meanwhile, and we took its function's place
 
     def disarm(self) -> bool:
@@ -275,17 +322,15 @@ class Mailbox:
         """Something happened that a sleeping receiver must see. From any thread; never waits."""
         ring = self.bell.pop(None, None)
         if ring is not None:
-            self._call(ring)
-
-    def _call(self, ring: Ring) -> None:
-        """Call what was taken out of the bell. Nobody else has it, so it must not get lost."""
-        try:
-            ring()
-        except Exception:
-            self.bell[None] = ring  # out of stack, or of memory: the next sender tries again
-        except BaseException:
-            ring()  # Ctrl-C has struck in there
-            raise
+            # Nobody else has it now, so it must not get lost. (Nothing is called to see to that: if
+            # we are out of stack, that would fail as well.)
+            try:
+                ring()
+            except Exception:
+                self.bell[None] = ring  # out of stack, or of memory: the next sender tries again
+            except BaseException:
+                ring()  # Ctrl-C has struck in there
+                raise
 
     # -- Sending: from any thread, at any bytecode -------------------------------------------------
 
@@ -310,9 +355,7 @@ class Mailbox:
         else:
             own.append(item)  # the item before the turn: whoever finds a turn finds an item
             self.items.append(lane)
-        ring = self.bell.pop(None, None)  # ``notify``, written out: the path of every item
-        if ring is not None:
-            self._call(ring)
+        self.notify()
         return True
 
     # ``put`` as one function for each portal, made when the portal is made. It finds everything in
@@ -327,9 +370,9 @@ class Mailbox:
         If the lane was closed, or there is no room, it returns what *otherwise* does with the item;
         after an error (out of memory, or of stack: before the item was accepted), *failed*.
         """
-        append, take_bell, own = self.items.append, self.bell.pop, lane.items
+        append, bell, own = self.items.append, self.bell, lane.items
         take_place = None if self.room is None else self.room.pop
-        call = self._call
+        take_bell = bell.pop
 
         def send(item: Any) -> Any:
             try:
@@ -346,8 +389,14 @@ class Mailbox:
                     own.append(item)
                     append(lane)
                 ring = take_bell(None, None)
-                if ring is not None:
-                    call(ring)
+                if ring is not None:  # see ``notify``
+                    try:
+                        ring()
+                    except Exception:
+                        bell[None] = ring
+                    except BaseException:
+                        ring()
+                        raise
             except Exception:
                 if failed is RAISE:
                     raise
@@ -360,9 +409,9 @@ class Mailbox:
         self, lane: Lane, otherwise: Callable[[Any, float | None], None]
     ) -> Callable[..., None]:
         """The same with a time limit, which is for *otherwise*: the one that may wait."""
-        append, take_bell, own = self.items.append, self.bell.pop, lane.items
+        append, bell, own = self.items.append, self.bell, lane.items
         take_place = None if self.room is None else self.room.pop
-        call = self._call
+        take_bell = bell.pop
 
         def send(item: Any, *, timeout: float | None = None) -> None:
             if lane.refusal is not None or timeout is not None:
@@ -380,8 +429,14 @@ class Mailbox:
                 own.append(item)
                 append(lane)
             ring = take_bell(None, None)
-            if ring is not None:
-                call(ring)
+            if ring is not None:  # see ``notify``
+                try:
+                    ring()
+                except Exception:
+                    bell[None] = ring
+                except BaseException:
+                    ring()
+                    raise
 
         return send
 
@@ -563,8 +618,14 @@ class Mailbox:
 
     def is_at_home(self) -> bool:
         """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
-        home = self.home
-        return home is not None and home.ident == threading.get_ident() and home.is_alive()
+        if threading.get_ident() != self._home_ident:
+            return False
+        return self.home is not None and self.home.is_alive()
+
+    def come_home(self) -> None:
+        """From now on this thread is the one that receives."""
+        self.home = threading.current_thread()
+        self._home_ident = threading.get_ident()
 
     # -- Receiving: in the receiving thread --------------------------------------------------------
 
@@ -599,17 +660,32 @@ class Mailbox:
 
     def unfold(self, entry: Any) -> tuple[bool, Any]:
         """Receive what the caller has taken out of ``items``. False if there is no item in it."""
-        opened = self._open(entry)
-        if opened is None:
-            return False, None
-        vacated = self.vacated
-        if vacated is not None:
-            vacated.append(None)
+        if type(entry) is Lane and entry.refusal is not portal_aborted:
+            # ``_open``, written out: the path of most items of sources, and of requests.
+            assert entry.items is not None
+            try:
+                item = entry.items.popleft()
+            except IndexError:
+                self.husks.pop()
+                return False, None
+            source = entry.source
+            if type(item) is TOKEN and is_over(item):
+                self._free(1)
+                self.undeliver(source, item)
+                return False, None
+        else:
+            opened = self._open(entry)
+            if opened is None:
+                return False, None
+            source, item = opened
+        if self.vacated is not None:
+            self.vacated.append(None)
             if self.waiting:
                 self.admit()
-        source, item = opened
-        if source.decode is not None or type(item) is TOKEN:
+        if source.decode is not None:
             return self._decode(source, item)
+        if type(item) is TOKEN:
+            dequeue(item)
         source.received += 1
         self.received += 1
         return True, item
@@ -856,7 +932,7 @@ class Mailbox:
         sweeps itself. If it looked into the bell before our first line, its item was put by then,
         and we find it. It is the argument of the bell once more.
         """
-        self._swept = True
+        self.swept = True
         self.bell[None] = self.sweep
         self._hand_back_all()
         for lane in list(self.queues):

@@ -127,7 +127,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         mailbox = self._mailbox
         if mailbox.ended:
             raise receiver_closed()
-        mailbox.home = threading.current_thread()
+        mailbox.come_home()
         # Before the queue: whoever puts an item after we have looked there finds the bell armed.
         self._alarm.reset()
         tell_reports(mailbox, self._on_error)
@@ -152,7 +152,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         mailbox = self._mailbox
-        mailbox.home = threading.current_thread()
+        mailbox.come_home()
         self._waiters = 1
         try:
             while True:

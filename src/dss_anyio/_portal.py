@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Any, final
+from typing import Any, TypeVar, cast, final
 
 from anyio import Event
 from anyio.lowlevel import checkpoint
@@ -18,6 +18,35 @@ from ._errors import no_room, portal_aborted, portal_closed, would_deadlock
 from ._mailbox import Blocked, Lane, Mailbox
 from ._waiting import acquire, check_timeout
 from ._wake import call_soon_here
+
+T_Method = TypeVar("T_Method", bound=Callable[..., Any])
+
+
+class _Quick:
+    """A method of which each portal has a quick form of its own, made when it is first used.
+
+    What stands below is what the quick form does, in so many words, and what is used if somebody
+    calls it as ``Portal.send(portal, item)``. The quick form does not hold the portal.
+    """
+
+    def __init__(
+        self, make: Callable[[Mailbox, Lane], Callable[..., Any]], method: Callable[..., Any]
+    ) -> None:
+        self._make = make
+        self._method = method
+
+    def __get__(self, portal: Portal[Any] | None, owner: object = None) -> Callable[..., Any]:
+        if portal is None:
+            return self._method
+        made = self._make(portal._mailbox, portal._lane)  # pyright: ignore[reportPrivateUsage]
+        quick: Callable[..., Any] = portal.__dict__.setdefault(self._method.__name__, made)
+        return quick  # from now on it is found before we are
+
+
+def _quick(
+    make: Callable[[Mailbox, Lane], Callable[..., Any]],
+) -> Callable[[T_Method], T_Method]:
+    return cast("Callable[[T_Method], T_Method]", partial(_Quick, make))
 
 
 @final
@@ -30,19 +59,9 @@ class Portal(Asker[T_contra]):
     a portal may be used as a context manager that closes it.
     """
 
-    def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
-        super().__init__(mailbox, lane)
-        # Each portal has its own quick form of the three methods that put one item; what is below
-        # them is what they fall back to. None of these functions holds the portal.
-        put = partial(_put, mailbox, lane)
-        self.__dict__.update(
-            send=mailbox.quick_waiting_sender(lane, put),
-            send_nowait=mailbox.quick_sender(lane, partial(_put_nowait, mailbox, lane), None),
-            offer=mailbox.quick_sender(lane, partial(_offer, mailbox, lane), True, failed=False),
-        )
-
     # -- one item ----------------------------------------------------------------------------------
 
+    @_quick(lambda mailbox, lane: mailbox.quick_waiting_sender(lane, partial(_put, mailbox, lane)))
     def send(self, item: T_contra, *, timeout: float | None = None) -> None:
         """Deliver *item* to the hub; wait for room if it is full and its policy is ``"block"``.
 
@@ -57,6 +76,9 @@ class Portal(Asker[T_contra]):
         """
         _put(self._mailbox, self._lane, item, timeout)
 
+    @_quick(
+        lambda mailbox, lane: mailbox.quick_sender(lane, partial(_put_nowait, mailbox, lane), None)
+    )
     def send_nowait(self, item: T_contra) -> None:
         """Deliver *item* to the hub at once, or raise.
 
@@ -70,6 +92,11 @@ class Portal(Asker[T_contra]):
         """
         _put_nowait(self._mailbox, self._lane, item)
 
+    @_quick(
+        lambda mailbox, lane: mailbox.quick_sender(
+            lane, partial(_offer, mailbox, lane), True, failed=False
+        )
+    )
     def offer(self, item: T_contra) -> bool:
         """Deliver *item* to the hub if that can be done at once; return whether it was accepted.
 

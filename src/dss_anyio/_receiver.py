@@ -1,7 +1,7 @@
 """The receiving end in an event loop: streams that sleep until something was sent.
 
-All of this runs in the hub's thread, in its event loop, except for :meth:`Wake.__call__`, which is
-what a sender finds in the bell (see ``_mailbox``).
+All of this runs in the hub's thread, in its event loop, except for what ``make_wake`` returns,
+which is what a sender finds in the bell (see ``_mailbox``).
 
 Guarantees:
 
@@ -22,14 +22,14 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, TypeAlias
 
-from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock
+from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from anyio.abc import ObjectReceiveStream
 from anyio.lowlevel import checkpoint
 
 from ._errors import hub_gone, no_more, not_open, receiver_closed
 from ._face import OnError, T_Item, tell_reports
-from ._mailbox import Lane, Mailbox
-from ._wake import CallSoon
+from ._mailbox import Lane, Mailbox, Ring
+from ._wake import CallSoon, Nap
 
 # What may be done in a wake that has just arrived, instead of waking a task for it. False if the
 # task is needed all the same. It must not raise.
@@ -39,31 +39,30 @@ TURN = 128  # items that an iteration takes before it thinks of letting the even
 TURN_SECONDS = 0.00025  # and how long ago it must have done so
 
 
-class Wake:
-    """The function in the bell. It must not keep the receivers alive.
+def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
+    """Return the function for the bell. It does not keep the receivers alive.
 
     If a closed event loop has left suspended tasks behind, they can be collected, and their
     ``finally`` blocks run, only if no thread that holds a portal holds them, too.
     """
+    mailbox = sleepers.mailbox
+    alive = weakref.ref(sleepers)
 
-    def __init__(self, sleepers: Sleepers, call_soon: CallSoon) -> None:
-        self._mailbox = sleepers.mailbox
-        self._sleepers = weakref.ref(sleepers)
-        self._call_soon = call_soon
+    def arrive() -> None:
+        sleepers = alive()
+        if sleepers is not None:
+            sleepers.wake_arrived()
 
-    def __call__(self) -> None:
-        self._mailbox.wakes += 1  # nobody else has the bell now
+    def wake() -> None:
+        mailbox.wakes += 1  # nobody else has the bell now
         try:
-            self._call_soon(self._arrive)
+            call_soon(arrive)
         except RecursionError:
             raise  # a RuntimeError as well, but it is the sender's
         except RuntimeError:
-            self._mailbox.end(hub_gone)  # the loop is gone, and the hub with it
+            mailbox.end(hub_gone)  # the loop is gone, and the hub with it
 
-    def _arrive(self) -> None:
-        sleepers = self._sleepers()
-        if sleepers is not None:
-            sleepers.wake_arrived()
+    return wake
 
 
 class Sleepers:
@@ -72,9 +71,10 @@ class Sleepers:
     def __init__(self, mailbox: Mailbox, on_error: OnError | None) -> None:
         self.mailbox = mailbox
         self._on_error = on_error
-        self.wake: Wake | None = None  # set when the hub has an event loop
+        self.wake: Ring | None = None  # set when the hub has an event loop,
+        self.make_nap: Callable[[], Nap] | None = None  # and so is this
         self.open_receivers = 0
-        self._asleep: dict[Event, tuple[Receiver[Any], Work | None]] = {}
+        self._asleep: dict[Nap, tuple[Receiver[Any], Work | None]] = {}
         self._roused = 0  # those who were woken and have not run since
         self._armed = False  # is the wake in the bell, or on its way?
 
@@ -86,23 +86,37 @@ class Sleepers:
 
         With *work*, the wait goes on as long as that can be called in the place of an end.
         """
-        if self.wake is None:
+        if self.make_nap is None:
             raise not_open()
-        woken = Event()
-        self._asleep[woken] = receiver, work
-        self._rouse()
+        nap = self.make_nap()
+        self._asleep[nap] = receiver, work
         try:
-            await woken.wait()
+            self._rouse_soon()
+            if nap in self._asleep:
+                await nap
+            else:
+                await checkpoint()  # something came just before
         except BaseException:
-            if self._asleep.pop(woken, None) is None:
+            if self._asleep.pop(nap, None) is None:
                 self._roused -= 1
-            self._rouse()  # pass the wake on; if nobody sleeps now, disarm
+            self._rouse_soon()  # pass the wake on; if nobody sleeps now, disarm
             raise
         self._roused -= 1
         if receiver._closed:  # pyright: ignore[reportPrivateUsage]  # of one room
-            self._rouse()  # it will not take the item that it may have been woken for
+            self._rouse_soon()  # it will not take the item that it may have been woken for
         if self.mailbox.ended:
             await checkpoint()  # if the end has cancelled this task as well, that comes first
+
+    def nothing_for(self, receiver: Receiver[Any]) -> bool:
+        """Is it certain that there is nothing to be received now, not even an end?"""
+        mailbox = self.mailbox
+        return bool(
+            not mailbox.items
+            and not mailbox.waiting
+            and not mailbox.reports
+            and mailbox.lanes
+            and not receiver._closed  # pyright: ignore[reportPrivateUsage]  # of one room
+        )
 
     def report_errors(self) -> None:
         tell_reports(self.mailbox, self._on_error)
@@ -110,56 +124,89 @@ class Sleepers:
     def wake_arrived(self) -> None:
         """A sender has called the wake. Must not raise: it would end a whole trio run."""
         self._armed = False
-        self.report_errors()
-        for woken, (_, work) in self._asleep.items():
-            if work is not None and not work() and woken in self._asleep:
-                self._wake_up(woken)
-            break  # the first in the line
-        self._rouse()
+        mailbox = self.mailbox
+        if mailbox.reports:
+            self.report_errors()
+        asleep = self._asleep
+        for nap, (receiver, work) in asleep.items():  # the first in the line
+            if work is None:
+                if len(asleep) == 1 and mailbox.limit:
+                    # The most frequent case. One sleeps and something has come: nothing to count.
+                    del asleep[nap]
+                    self._roused += 1
+                    nap.wake_now()
+                    return
+            elif not work():
+                if nap in asleep:
+                    self._take_up(nap).wake()
+            elif len(asleep) == 1 and mailbox.limit and nap in asleep and self.wake is not None:
+                # As frequent: all is done, and it sleeps on. First arm, then look.
+                self._armed = True
+                mailbox.arm(self.wake)
+                if self.nothing_for(receiver):
+                    return
+            break
+        first = self._rouse()
+        if first is not None:
+            first.wake_now()  # the last step: the task runs in here until it waits again
 
     def rouse_all(self, receiver: Receiver[Any] | None = None) -> None:
         """Wake everybody, or those who wait in *receiver*, because it was closed."""
-        for woken, (sleeper, _) in list(self._asleep.items()):
+        for nap, (sleeper, _) in list(self._asleep.items()):
             if receiver is None or sleeper is receiver:
-                self._wake_up(woken)
-        self._rouse()
+                self._take_up(nap).wake()
+        self._rouse_soon()
 
-    def _wake_up(self, woken: Event) -> None:
-        del self._asleep[woken]
+    def _take_up(self, nap: Nap) -> Nap:
+        del self._asleep[nap]
         self._roused += 1
-        woken.set()
+        return nap
 
-    def _rouse(self) -> None:
+    def _rouse_soon(self) -> None:
+        first = self._rouse()
+        if first is not None:
+            first.wake()
+
+    def _rouse(self) -> Nap | None:
         """Wake as many as there are items for; arm the bell if others go on sleeping.
 
-        First arm, then look, again and again until nothing has come meanwhile: this is the
-        receiver's half of the argument in ``_mailbox``.
+        The first of them is returned, for the caller to wake. First arm, then look, again and again
+        until nothing has come meanwhile: this is the receiver's half of the argument in
+        ``_mailbox``.
         """
         mailbox = self.mailbox
+        asleep = self._asleep
+        first: Nap | None = None
         while True:
-            mailbox.seat(len(self._asleep))
+            if not mailbox.limit:
+                mailbox.seat(len(asleep))
             # "No senders" is read before the queue: what was sent before the end is seen.
             finished = not mailbox.lanes
-            items = len(mailbox) - self._roused
-            while self._asleep and (items > 0 or finished):
-                self._wake_up(next(iter(self._asleep)))
+            items = len(mailbox.items) - len(mailbox.husks) - self._roused
+            while asleep and (items > 0 or finished):
+                nap = self._take_up(next(iter(asleep)))
+                if first is None:
+                    first = nap
+                else:
+                    nap.wake()
                 items -= 1
-            if not self._asleep:
-                mailbox.seat(0)
+            if not asleep:
+                if not mailbox.limit:
+                    mailbox.seat(0)
                 if self._armed and mailbox.disarm():
                     self._armed = False
-                return
+                return first
             if self._armed or self.wake is None:
-                return
+                return first
             self._armed = True
             mailbox.arm(self.wake)
             if len(mailbox) <= self._roused and mailbox.lanes and not mailbox.reports:
-                return
+                return first
             if mailbox.disarm():
                 self._armed = False
                 self.report_errors()
             else:
-                return  # a sender has just taken it: its wake is on its way
+                return first  # a sender has just taken it: its wake is on its way
 
 
 class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
@@ -244,6 +291,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         That is every 128 items, or 0.25 ms after the last one if that is later.
         """
         mailbox = self._mailbox
+        item: T_Item
         while True:
             if not self._turn:
                 self._sleepers.report_errors()

@@ -29,14 +29,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
 from types import TracebackType
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
 from anyio import CancelScope, Event
 
-from ._counter import Counter
+from ._counter import Counters
 from ._errors import NoReplyError, Refusal, is_graceful
 from ._wake import call_soon_here
 
@@ -44,6 +44,7 @@ T_Item = TypeVar("T_Item")
 
 Ending: TypeAlias = Literal["answered", "refused", "unanswered", "released", "abandoned"]
 
+ENDINGS: tuple[Ending, ...] = get_args(Ending)
 _GIVEN_UP = ("released", "abandoned")
 
 
@@ -84,7 +85,7 @@ class Question:
         call: str,
         wake: Callable[[], object],
         timeout: float | None = None,
-        endings: Mapping[str, Counter] | None = None,
+        endings: Counters | None = None,
     ) -> None:
         self.lane: Any = lane
         self.call: str = call
@@ -94,10 +95,10 @@ class Question:
         self.waiting: Any = None  # its place in the line, while the mailbox is full
         self._wake = wake
         self._endings = endings
-        self._outcome: dict[None, tuple[Ending, Any]] = {}
-        self._watchers: dict[object, Callable[[], object]] = {}
         if endings is not None:
             endings["asked"].add_one()
+        self._outcome: dict[None, tuple[Ending, Any]] = {}
+        self._watchers: dict[object, Callable[[], object]] = {}
 
     # -- settling it: from any thread, at any bytecode ---------------------------------------------
 
@@ -313,7 +314,8 @@ class Request(Generic[T_Item]):
         self.__exit__(exc_type, exc_val, exc_tb)
 
     def __del__(self) -> None:
-        self._question.settle("unanswered", "the request was forgotten without a reply")
+        if not self._question.settled:
+            self._question.settle("unanswered", "the request was forgotten without a reply")
 
     def __repr__(self) -> str:
         of = "" if self._source is None else f" of {self._source!r}"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock, create_task_group
 from anyio.lowlevel import checkpoint
@@ -15,8 +15,7 @@ from anyio.lowlevel import checkpoint
 from ._calling import is_awaitable
 from ._errors import receiver_closed
 from ._receiver import TURN, TURN_SECONDS, Receiver, Sleepers
-from ._request import Request, answer, question_of
-from ._wake import name_loop
+from ._request import TOKEN, Request, answer, question_of
 
 T_Item = TypeVar("T_Item")
 Handler: TypeAlias = Callable[[T_Item], Any]
@@ -33,7 +32,7 @@ async def serve(
         raise TypeError(f"handler must be callable, not {handler!r}")
     check_concurrency(max_concurrency)
     context = copy_context()
-    context.run(name_loop)  # what is handled in a wake is handled outside of any task
+    context.run(sleepers.mailbox.name_loop)  # in a wake no task is there to ask
     running = 0
     one_has_ended = Event()
     over = closed = False  # the stream
@@ -58,9 +57,9 @@ async def serve(
         nonlocal running
         request: Request[T_Item] | None = None
         item = entry
-        if isinstance(entry, Request):
-            request = cast("Request[T_Item]", entry)
-            item = request.item
+        if type(entry) is TOKEN:
+            request = entry
+            item = entry.item
         try:
             result = context.copy().run(handler, item)
         except Exception as exc:
@@ -103,6 +102,8 @@ async def serve(
                         return False
                     handle(entry)
                     del entry  # or it would not be forgotten until the next one comes
+                    if sleepers.nothing_for(receiver):
+                        return True
         except BaseException as exc:
             over = True
             struck.append(exc)

@@ -1,0 +1,376 @@
+"""What came out: a table in the terminal; figures and charts for the documentation."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyperf
+from matplotlib.figure import Figure as Chart
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from .cases import BACKENDS, NO_LOOP, Case, Figure, Target, targets
+
+Figures = Mapping[Figure, Sequence[float]]
+
+console = Console()
+
+
+def progress(cases: Sequence[Case], rounds: int) -> Iterator[Case]:
+    """All of *cases* in turn, *rounds* times."""
+    for turn in range(1, rounds + 1):
+        yield from track(cases, f"round {turn} of {rounds}", console=console, transient=True)
+
+
+# -- In the terminal -------------------------------------------------------------------------------
+
+
+def show(figures: Figures) -> None:
+    _show_targets(figures)
+    for workload in dict.fromkeys(figure.workload for figure in figures):
+        _show_workload(figures, workload)
+
+
+def ratio(target: Target, figures: Figures) -> tuple[float, float, float] | None:
+    """The median over the rounds, and the lowest and the highest. None if it was not measured."""
+    ours = figures.get(target.ours)
+    if ours is None:
+        return None
+    if target.other is None:
+        scale = 1e6 if target.ours.workload == "offer" else 1.0
+        ratios = [scale * value for value in ours]
+    else:
+        other = figures.get(target.other)
+        if other is None:
+            return None
+        pairs = list(zip(ours, other, strict=True))
+        if target.ours.workload == "idle":
+            ratios = [max(0.0, 100 * (mine - theirs)) for mine, theirs in pairs]
+        elif target.speed:
+            ratios = [theirs / mine for mine, theirs in pairs]
+        else:
+            ratios = [mine / theirs for mine, theirs in pairs]
+    return statistics.median(ratios), min(ratios), max(ratios)
+
+
+def _show_targets(figures: Figures) -> None:
+    table = Table("target", "measured", "rounds", "must", "aim", "", title="Targets")
+    for target in targets():
+        measured = ratio(target, figures)
+        if measured is None:
+            continue
+        median, lowest, highest = measured
+        verdict = _verdict(target, median)
+        sign = "≥" if target.at_least else "≤"
+        style = {"missed": "red", "met": "green", "aim reached": "bold green"}[verdict]
+        table.add_row(
+            target.what,
+            f"{median:.3g}",
+            f"{lowest:.3g} to {highest:.3g}",
+            f"{sign} {target.must:g}",
+            f"{sign} {target.aim:g}",
+            f"[{style}]{verdict}[/]",
+        )
+    if table.row_count:
+        console.print(table)
+
+
+def _verdict(target: Target, median: float) -> str:
+    def reached(limit: float) -> bool:
+        return median >= limit if target.at_least else median <= limit
+
+    return "aim reached" if reached(target.aim) else "met" if reached(target.must) else "missed"
+
+
+def _show_workload(figures: Figures, workload: str) -> None:
+    details = list(dict.fromkeys(each.detail for each in figures if each.workload == workload))
+    if len(details) > 6:
+        details = [each for each in details if each.startswith("median")]
+    table = Table("contender", "backend", *[each or "median" for each in details], title=workload)
+    for contender, backend in dict.fromkeys(
+        (each.contender, each.backend) for each in figures if each.workload == workload
+    ):
+        cells = []
+        for detail in details:
+            values = figures.get(Figure(workload, contender, backend, detail))
+            cells.append("" if values is None else _cell(workload, values))
+        table.add_row(contender, backend, *cells)
+    console.print(table)
+
+
+def _cell(workload: str, values: Sequence[float]) -> str:
+    if workload in ("one way", "threads of C"):  # seconds for an item
+        rates = [1 / value for value in values]
+        return f"{_si(statistics.median(rates))}/s ±{_spread(rates):.0f}%"
+    if workload in ("wakes", "datagrams"):
+        return f"{statistics.median(values):g}"
+    if workload == "memory":
+        return f"{statistics.median(values):.1f} bytes"
+    if workload == "idle":
+        return f"{100 * statistics.median(values):.3f}%"
+    return f"{1e6 * statistics.median(values):.2f} us ±{_spread(values):.0f}%"
+
+
+def _spread(values: Sequence[float]) -> float:
+    """The median distance from the median, in percent of it."""
+    median = statistics.median(values)
+    return 100 * statistics.median([abs(value - median) for value in values]) / median
+
+
+def _si(value: float) -> str:
+    return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+
+
+# -- For the documentation -------------------------------------------------------------------------
+
+
+def write(figures: Figures, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(figures, folder / "figures.json")
+    (folder / "targets.md").write_text(_targets_as_markdown(figures))
+    for name, chart in _charts(figures):
+        chart.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+
+
+def _write_json(figures: Figures, path: Path) -> None:
+    """As pyperf has it: ``python -m pyperf compare_to`` compares two such files."""
+    path.unlink(missing_ok=True)
+    suite = []
+    for figure, values in figures.items():
+        if not all(value > 0 for value in values):
+            continue  # pyperf has no zeros; what may be none (idle) is in the table of targets
+        name = ", ".join(each for each in figure if each)
+        unit = {"memory": "byte", "wakes": "integer", "datagrams": "integer"}
+        metadata = {"name": name, "unit": unit.get(figure.workload, "second")}
+        runs = [
+            pyperf.Run([float(value)], metadata=metadata, collect_metadata=False)
+            for value in values
+        ]
+        suite.append(pyperf.Benchmark(runs))
+    pyperf.BenchmarkSuite(suite).dump(str(path))
+
+
+def _targets_as_markdown(figures: Figures) -> str:
+    lines = [
+        f"Measured with {_about()}.",
+        "",
+        "| | measured | in the rounds | must | aim | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for target in targets():
+        measured = ratio(target, figures)
+        if measured is not None:
+            median, lowest, highest = measured
+            sign = "≥" if target.at_least else "≤"
+            lines.append(
+                f"| {target.what} | {median:.3g} | {lowest:.3g} to {highest:.3g} "
+                f"| {sign} {target.must:g} | {sign} {target.aim:g} | {_verdict(target, median)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _about() -> str:
+    packages = ("anyio", "trio", "uvloop", "aiologic", "culsans", "janus")
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return (
+        f"{platform.python_implementation()} {platform.python_version()} on "
+        f"{platform.system()} {platform.machine()} with {os.cpu_count()} processors; {versions}"
+    )
+
+
+# -- Charts ----------------------------------------------------------------------------------------
+
+OURS = "#2a6fb5"
+OTHERS = "#b9b9b9"
+LINES = ["#2a6fb5", "#c8553d", "#6a994e", "#8d6cab", "#7f7f7f"]
+
+
+def _charts(figures: Figures) -> Iterator[tuple[str, Chart]]:
+    medians = {figure: statistics.median(values) for figure, values in figures.items()}
+    for name, draw in (
+        ("throughput", _throughput),
+        ("round_trip", _round_trip),
+        ("senders", _senders),
+        ("load", _load),
+        ("wakes", _wakes),
+    ):
+        chart = draw(medians)
+        if chart is not None:
+            yield name, chart
+
+
+def _bars(
+    axes: Any, medians: Mapping[Figure, float], chosen: Sequence[Figure], unit: Any, label: Any
+) -> None:
+    values = [unit(medians[each]) for each in chosen]
+    names = [each.contender for each in chosen]
+    colours = [OURS if name.startswith(("hub", "polled")) else OTHERS for name in names]
+    places = range(len(chosen))
+    axes.barh(places, values, color=colours)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(f" {label(value)}", (value, place), va="center", fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.15)
+
+
+def _throughput(medians: Mapping[Figure, float]) -> Chart | None:
+    """A logarithmic axis: the slowest and the fastest are a thousandfold apart."""
+    backends = [each for each in [*BACKENDS, NO_LOOP] if _one_way_of(medians, each)]
+    if not backends:
+        return None
+    chosen = [_one_way_of(medians, backend) for backend in backends]
+    chart = Chart(figsize=(8, 0.32 * sum(map(len, chosen)) + 1.6 * len(chosen)), dpi=100)
+    rows = chart.subplots(
+        len(backends), 1, squeeze=False, height_ratios=[len(each) + 1 for each in chosen]
+    )
+    for (axes,), backend, figures in zip(rows, backends, chosen, strict=True):
+        _bars(axes, medians, figures, lambda seconds: 1 / seconds, _si)
+        axes.set_xscale("log")
+        axes.set_xlim(1e3, 1e8)
+        axes.set_title(f"{backend}: items per second, one sender, no limit", fontsize=10)
+    chart.tight_layout()
+    return chart
+
+
+def _one_way_of(medians: Mapping[Figure, float], backend: str) -> list[Figure]:
+    found = [each for each in medians if each[0] == "one way" and each[2:] == (backend, "")]
+    return sorted(found, key=lambda each: medians[each])
+
+
+def _round_trip(medians: Mapping[Figure, float]) -> Chart | None:
+    backends = [
+        each
+        for each in BACKENDS
+        if any(figure[0] == "round trip" and figure.backend == each for figure in medians)
+    ]
+    if not backends:
+        return None
+    chart = Chart(figsize=(8, 3.1 * len(backends)), dpi=100)
+    rows = chart.subplots(len(backends), 1, squeeze=False)
+    for (axes,), backend in zip(rows, backends, strict=True):
+        contenders = sorted(
+            {each.contender for each in medians if each[0] == "round trip" and each[2] == backend},
+            key=lambda each: medians[Figure("round trip", each, backend, "median")],
+        )
+        for index, (percentile, shade) in enumerate((("p99", 0.35), ("p90", 0.6), ("median", 1))):
+            values = [
+                1e6 * medians[Figure("round trip", each, backend, percentile)]
+                for each in contenders
+            ]
+            colours = [OURS if each.startswith("hub") else "#808080" for each in contenders]
+            axes.barh(
+                range(len(contenders)),
+                values,
+                color=colours,
+                alpha=shade,
+                height=0.5 + 0.12 * index,
+            )
+        axes.set_yticks(range(len(contenders)), contenders)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_title(
+            f"{backend}: microseconds for an answer; dark to light: median, p90, p99", fontsize=10
+        )
+    chart.tight_layout()
+    return chart
+
+
+def _senders(medians: Mapping[Figure, float]) -> Chart | None:
+    counts = {"": 1, "4 senders": 4, "16 senders": 16}
+    backends = [each for each in BACKENDS if Figure("one way", "hub", each, "4 senders") in medians]
+    if not backends:
+        return None
+    chart = Chart(figsize=(8, 3.2), dpi=100)
+    columns = chart.subplots(1, len(backends), squeeze=False, sharey=True)
+    for axes, backend in zip(columns[0], backends, strict=True):
+        contenders = [
+            each.contender
+            for each in medians
+            if each[0] == "one way" and each[2:] == (backend, "4 senders")
+        ]
+        for contender, colour in zip(contenders, [*LINES, "#c2a83e"], strict=False):
+            rates = [1e-6 / medians[Figure("one way", contender, backend, each)] for each in counts]
+            axes.plot(list(counts.values()), rates, "o-", label=contender, color=colour)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(counts.values()), [str(each) for each in counts.values()])
+        axes.set_yscale("log")
+        axes.set_title(backend, fontsize=10)
+        axes.set_xlabel("sending threads")
+        axes.spines[["top", "right"]].set_visible(False)
+    columns[0][0].set_ylabel("million items per second")
+    columns[0][-1].legend(fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
+    chart.tight_layout()
+    return chart
+
+
+def _load(medians: Mapping[Figure, float]) -> Chart | None:
+    rates = (1_000, 10_000, 50_000, 200_000)
+    backends = [
+        each
+        for each in BACKENDS
+        if Figure("delay", "hub", each, "median, 1000 per second") in medians
+    ]
+    if not backends:
+        return None
+    chart = Chart(figsize=(8, 3.2), dpi=100)
+    columns = chart.subplots(1, len(backends), squeeze=False, sharey=True)
+    for axes, backend in zip(columns[0], backends, strict=True):
+        contenders = dict.fromkeys(
+            each.contender for each in medians if each[0] == "delay" and each[2] == backend
+        )
+        for contender, colour in zip(contenders, LINES, strict=False):
+            for percentile, style in (("median", "o-"), ("p99", "x:")):
+                delays = [
+                    1e6
+                    * medians[
+                        Figure("delay", contender, backend, f"{percentile}, {rate} per second")
+                    ]
+                    for rate in rates
+                ]
+                label = contender if percentile == "median" else None
+                axes.plot(rates, delays, style, label=label, color=colour, markersize=4)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_title(backend, fontsize=10)
+        axes.set_xlabel("items per second")
+        axes.spines[["top", "right"]].set_visible(False)
+    columns[0][0].set_ylabel("microseconds; dotted: p99")
+    columns[0][-1].legend(fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
+    chart.tight_layout()
+    return chart
+
+
+def _wakes(medians: Mapping[Figure, float]) -> Chart | None:
+    rates = (1_000, 10_000, 50_000, 200_000)
+    backends = [
+        each
+        for each in BACKENDS
+        if Figure("delay", "hub", each, "wakes, 1000 per second") in medians
+    ]
+    if not backends:
+        return None
+    chart = Chart(figsize=(5, 3.2), dpi=100)
+    axes = chart.subplots()
+    for backend, colour in zip(backends, LINES, strict=False):
+        wakes = [
+            100 * medians[Figure("delay", "hub", backend, f"wakes, {rate} per second")]
+            for rate in rates
+        ]
+        axes.plot(rates, wakes, "o-", label=backend, color=colour)
+    axes.set_xscale("log")
+    axes.set_ylim(0)
+    axes.set_xlabel("items per second")
+    axes.set_ylabel("wakes for 100 items")
+    axes.legend(fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    chart.tight_layout()
+    return chart

@@ -1,0 +1,217 @@
+"""The short way into a hub in trio: when it opens, what it may not change, that it is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from typing import Any
+
+import anyio
+import pytest
+from conftest import threads, until
+
+import dss_anyio as dss
+from dss_anyio import _trio
+from dss_anyio._wake import WayIn
+
+trio = pytest.importorskip("trio")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts /proc/self/fd")
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def way_into(hub: dss.Hub[int]) -> _trio.WayIn:
+    way_in: WayIn | None = hub._way_in
+    assert isinstance(way_in, _trio.WayIn)
+    return way_in
+
+
+def use(hub: dss.Hub[int]) -> None:
+    """Have it called from another thread. In a worker thread."""
+    assert hub.portal.call(int) == 0
+
+
+def test_a_hub_that_nobody_calls_opens_no_sockets_and_one_that_is_called_closes_them() -> None:
+    async def main() -> list[int]:
+        before = open_files()
+        counts = [0]
+        async with dss.open_hub[int]() as hub:
+            hub.portal.send(1)
+            await hub.receive()
+            counts.append(open_files() - before)
+            await anyio.to_thread.run_sync(use, hub)
+            await anyio.to_thread.run_sync(use, hub)
+            counts.append(open_files() - before)
+        counts.append(open_files() - before)
+        assert hub.portal.offer(1) is False
+        return counts
+
+    anyio.run(anyio.to_thread.run_sync, int, backend="trio")  # a first run opens files of its own
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as the one of a socket that is destroyed open
+        assert anyio.run(main, backend="trio") == [0, 0, 2, 0]
+        gc.collect()
+
+
+def test_a_bell_is_not_closed_in_the_hands_of_a_thread_that_rings_it() -> None:
+    """Guards ``_Bell``: the number of a closed file is soon another one's."""
+
+    bells: list[_trio._Bell] = []
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            await anyio.to_thread.run_sync(use, hub)
+            bell = way_into(hub)._bell
+            assert bell is not None
+            bells.append(bell)
+
+    anyio.run(main, backend="trio")
+    bell = bells.pop()
+    assert bell.fileno() != -1
+    bell.ring()  # nobody hears it
+    before = open_files()
+    del bell
+    assert open_files() == before - 1
+
+
+def test_calls_keep_their_order_while_the_short_way_opens() -> None:
+    """Guards the one line in which they all wait.
+
+    The second comes when the bell is not there yet, so the run's own queue announces it, after the
+    first has been called from there; the third one rings the bell before that.
+    """
+
+    async def main() -> None:
+        for _ in range(30):
+            ran: list[int] = []
+            async with anyio.create_task_group() as tasks:
+
+                def start_soon(*args: Any, **kwargs: Any) -> None:
+                    way_in.call_soon(lambda: ran.append(2))
+                    tasks.start_soon(*args, **kwargs)
+
+                def first() -> None:
+                    ran.append(1)
+                    way_in.call_soon(lambda: ran.append(3))
+
+                way_in = _trio.WayIn(trio.lowlevel.current_trio_token(), start_soon)
+                way_in.call_soon(first)
+                while len(ran) < 3:
+                    await anyio.sleep(0)
+                way_in.close()
+            assert ran == [1, 2, 3]
+
+    anyio.run(main, backend="trio")
+
+
+def test_a_bell_that_is_rung_until_it_is_full_is_heard() -> None:
+    async def main() -> int:
+        ran: list[int] = []
+
+        def call_often() -> None:
+            for number in range(100_000):
+                way_in.call_soon(lambda number=number: ran.append(number))
+
+        async with dss.open_hub[int]() as hub:
+            await anyio.to_thread.run_sync(use, hub)
+            way_in = way_into(hub)
+            with threads(call_often) as [thread]:
+                thread.join(60)  # the event loop does not run meanwhile
+                assert not thread.is_alive()
+                assert ran == []
+            await anyio.wait_all_tasks_blocked()
+        assert ran == sorted(ran)
+        return len(ran)
+
+    assert anyio.run(main, backend="trio") == 100_000
+
+
+def test_the_hub_hears_its_threads_as_long_as_somebody_receives() -> None:
+    """Guards the shield: the cancelled tasks of a hub may have something to finish."""
+
+    async def main() -> list[int]:
+        async with dss.open_hub[int]() as hub:
+            await anyio.to_thread.run_sync(use, hub)
+            hub.task_group.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True), anyio.fail_after(10):
+                with threads(lambda: send_when_it_sleeps(hub)):
+                    received.append(await hub.receive())
+        return received
+
+    received: list[int] = []
+    assert anyio.run(main, backend="trio") == [1]
+
+
+def send_when_it_sleeps(hub: dss.Hub[int]) -> None:
+    until(lambda: hub.statistics().tasks_waiting_receive)
+    hub.portal.send(1)
+
+
+def run(call: str) -> subprocess.CompletedProcess[str]:
+    """What comes of a call of a function of this module in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", f"import test_trio; test_trio.{call}"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_without_a_free_file_descriptor_the_run_s_own_way_goes_on_working() -> None:
+    """In a process of its own, of which the limit is a setting."""
+    done = run(f"{use_up_all_files.__name__}()")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1 None\n", "")
+
+
+def use_up_all_files() -> None:
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            thread = threading.Thread(target=send_when_it_sleeps, args=(hub,))
+            thread.start()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (open_files() - 1, hard))
+            item = await hub.receive()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            thread.join()
+            print(item, way_into(hub)._bell)
+
+    anyio.run(main, backend="trio")
+
+
+def test_ctrl_c_while_a_call_is_run_reaches_the_program_and_not_the_call() -> None:
+    """As it is in what trio's own queue calls: or it would strike between two of our states."""
+    struck: list[str] = []
+
+    def strike() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            struck.append("the call")
+
+    async def main() -> None:
+        def ask() -> None:
+            use(hub)  # now the short way is open
+            with contextlib.suppress(anyio.BrokenResourceError):
+                hub.portal.call(strike)
+
+        async with dss.open_hub[int]() as hub:
+            with threads(ask):
+                try:
+                    await hub.receive()
+                except KeyboardInterrupt:
+                    struck.append("the program")
+                    raise
+
+    with pytest.raises(KeyboardInterrupt):
+        anyio.run(main, backend="trio")
+    assert struck == ["the program"]
