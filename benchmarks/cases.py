@@ -51,7 +51,7 @@ def cases() -> Iterator[Case]:
         for contender in ("hub", "aiologic", "janus", "loop's own", "loop's own callback"):
             if backend in LOOPS_ONLY.get(contender, BACKENDS):
                 yield Case("delay", contender, backend)
-        for contender in ("hub", "BlockingPortal"):
+        for contender in ("hub", "BlockingPortal", "task group"):
             yield Case("open and close", contender, backend)
         for contender in ("hub", "no hub"):
             yield Case("idle", contender, backend)

@@ -22,7 +22,7 @@ import dss_anyio as dss
 from dss_anyio import NoReplyError
 
 if sys.version_info < (3, 11):
-    from exceptiongroup import ExceptionGroup
+    from exceptiongroup import BaseExceptionGroup, ExceptionGroup
 
 pytestmark = pytest.mark.anyio
 
@@ -699,6 +699,121 @@ async def test_a_handler_may_ask_the_hub_that_it_is_served_by() -> None:
         hub.task_group.start_soon(hub.serve, handler)
         with anyio.fail_after(10):
             assert await hub.portal.arequest(10) == 10
+
+
+# -- in the wake: a plain handler that sleeps is called by what the sender has scheduled -----------
+
+
+def task_or_none() -> Any:
+    """What runs here: a task of the backend, or None."""
+    if sniffio_name() == "trio":
+        import trio
+
+        return trio.lowlevel.current_task()
+    return asyncio.current_task()
+
+
+def sniffio_name() -> str:
+    return "asyncio" if asyncio._get_running_loop() is not None else "trio"
+
+
+async def test_a_plain_handler_that_sleeps_is_called_in_the_wake_outside_of_the_serving_task() -> (
+    None
+):
+    """Otherwise the tests of this section would prove nothing."""
+    async with dss.open_hub[Any]() as hub:
+        serving: list[Any] = []
+        handling: list[Any] = []
+
+        async def serve() -> None:
+            serving.append(task_or_none())
+            await hub.serve(lambda _: handling.append(task_or_none()))
+
+        hub.task_group.start_soon(serve)
+        for number in range(3):
+            await asleep(hub, 1)
+            await anyio.to_thread.run_sync(hub.portal.request, None)
+            assert len(handling) == number + 1
+        assert serving[0] is not None
+        assert serving[0] not in handling
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_who_wants_to_leave_in_the_wake_leaves_by_way_of_serve(
+    error: type[BaseException],
+) -> None:
+    """Guards ``struck``: raised where it is, it would end the whole trio run as a bug of trio's."""
+
+    def handler(item: Any) -> None:
+        raise error(item)
+
+    with pytest.raises(BaseException) as caught:  # noqa: PT011  # told apart below
+        async with dss.open_hub[Any]() as hub:
+            hub.task_group.start_soon(hub.serve, handler)
+            await asleep(hub, 1)
+            await anyio.to_thread.run_sync(hub.portal.send, "away")
+            await anyio.sleep(10)
+    exc = caught.value
+    while isinstance(exc, BaseExceptionGroup):
+        [exc] = exc.exceptions
+    assert (type(exc), exc.args) == (error, ("away",))
+
+
+async def test_a_handler_may_close_in_the_wake_what_it_is_served_by() -> None:
+    async with dss.open_hub[Any]() as hub:
+        end = hub.clone()
+        hub.task_group.start_soon(asleep_and_send, hub)
+        with anyio.fail_after(10), pytest.raises(ClosedResourceError):
+            await hub.serve(lambda _: hub.close())
+        end.close()
+
+
+async def test_a_handler_may_end_the_stream_in_the_wake() -> None:
+    async with dss.open_hub[Any]() as hub:
+        hub.task_group.start_soon(asleep_and_send, hub)
+        with anyio.fail_after(10):
+            await hub.serve(lambda _: hub.close_senders())
+
+
+async def asleep_and_send(hub: dss.Hub[Any]) -> None:
+    await asleep(hub, 1)
+    await anyio.to_thread.run_sync(hub.portal.send, None)
+
+
+async def test_a_handler_that_sends_in_the_wake_is_called_again_but_lets_the_loop_run() -> None:
+    """Guards the turn in ``work``: each call sends the next item, for ever."""
+    async with dss.open_hub[int](math.inf) as hub:
+        handled: list[int] = []
+
+        def handler(item: int) -> None:
+            handled.append(item)
+            hub.portal.send(item + 1)
+
+        hub.task_group.start_soon(hub.serve, handler)
+        await asleep(hub, 1)
+        with anyio.fail_after(10):
+            await anyio.to_thread.run_sync(hub.portal.send, 0)
+            while len(handled) < 1000:
+                await anyio.lowlevel.checkpoint()
+        assert handled == list(range(len(handled)))
+        hub.task_group.cancel_scope.cancel()
+
+
+async def test_a_coroutine_that_is_started_in_the_wake_counts_against_the_limit() -> None:
+    gate = Gate()
+    async with dss.open_hub[int]() as hub:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lambda: hub.serve(gate, max_concurrency=2))
+                await asleep(hub, 1)
+                for item in range(4):
+                    await anyio.to_thread.run_sync(hub.portal.send, item)
+                await gate.holds(0, 1)
+                for item in range(4):
+                    gate.let_through(item)
+                hub.close_senders()
+        assert gate.most == 2
+        assert sorted(gate.finished) == [0, 1, 2, 3]  # trio starts tasks in a random order
 
 
 @pytest.mark.parametrize("threads_asking", [8])

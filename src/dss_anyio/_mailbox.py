@@ -660,31 +660,30 @@ class Mailbox:
 
     def unfold(self, entry: Any) -> tuple[bool, Any]:
         """Receive what the caller has taken out of ``items``. False if there is no item in it."""
-        if type(entry) is Lane and entry.refusal is not portal_aborted:
-            # ``_open``, written out: the path of most items of sources, and of requests.
-            assert entry.items is not None
+        # ``_open``, written out: the path of most items of sources, and of requests.
+        is_request = False
+        if type(entry) is Lane:
             try:
-                item = entry.items.popleft()
+                item = entry.items.popleft()  # type: ignore[union-attr]  # it has some
             except IndexError:
                 self.husks.pop()
                 return False, None
             source = entry.source
-            if type(item) is TOKEN and is_over(item):
-                self._free(1)
-                self.undeliver(source, item)
-                return False, None
+            is_request = type(item) is TOKEN
+            over = entry.refusal is portal_aborted or (is_request and is_over(item))
         else:
-            opened = self._open(entry)
-            if opened is None:
-                return False, None
-            source, item = opened
+            source, item, over = self.own, entry, self._cut
+        if over:
+            self._free(1)
+            self.undeliver(source, item)
+            return False, None
         if self.vacated is not None:
             self.vacated.append(None)
             if self.waiting:
                 self.admit()
         if source.decode is not None:
             return self._decode(source, item)
-        if type(item) is TOKEN:
+        if is_request:
             dequeue(item)
         source.received += 1
         self.received += 1

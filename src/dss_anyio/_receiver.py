@@ -245,12 +245,22 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         :raises anyio.ClosedResourceError: if this end was closed
         """
         mailbox = self._mailbox
+        item: T_Item
+        if mailbox.plain and not self._closed:
+            try:
+                item = mailbox.items.popleft()
+            except IndexError:
+                pass
+            else:
+                received, item = mailbox.unfold(item)
+                if received:
+                    return item
         if self._closed or mailbox.ended:
             raise receiver_closed()
         # Read before the queue is: if the senders were closed by now, what they sent is in it.
         finished = not mailbox.lanes
         try:
-            item: T_Item = mailbox.take()
+            item = mailbox.take()
         except WouldBlock:
             self._sleepers.report_errors()
             if finished and not len(mailbox):

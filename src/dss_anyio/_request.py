@@ -27,10 +27,10 @@ This file knows nothing of mailboxes and hubs.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError
+from threading import get_ident
+from time import monotonic
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
@@ -89,9 +89,9 @@ class Question:
     ) -> None:
         self.lane: Any = lane
         self.call: str = call
-        self.since: float = time.monotonic()
+        self.since: float = monotonic()
         self.deadline: float | None = None if timeout is None else self.since + timeout
-        self.thread: int = threading.get_ident()
+        self.thread: int = get_ident()
         self.waiting: Any = None  # its place in the line, while the mailbox is full
         self._wake = wake
         self._endings = endings
@@ -275,7 +275,7 @@ class Request(Generic[T_Item]):
     def remaining(self) -> float | None:
         """How many seconds the asker is still going to wait, at least 0; None for no limit."""
         deadline = self._question.deadline
-        return None if deadline is None else max(0.0, deadline - time.monotonic())
+        return None if deadline is None else max(0.0, deadline - monotonic())
 
     async def wait_abandoned(self) -> None:
         """Wait until nobody waits for the answer any more; for ever if it is answered. In any loop.
@@ -314,7 +314,7 @@ class Request(Generic[T_Item]):
         self.__exit__(exc_type, exc_val, exc_tb)
 
     def __del__(self) -> None:
-        if not self._question.settled:
+        if None not in self._question._outcome:  # pyright: ignore[reportPrivateUsage]
             self._question.settle("unanswered", "the request was forgotten without a reply")
 
     def __repr__(self) -> str:
@@ -339,7 +339,8 @@ def is_queued(request: Request[Any]) -> bool:
 
 def is_over(request: Request[Any]) -> bool:
     """Was it not received yet, and does nobody wait for its answer any more?"""
-    return is_queued(request) and question_of(request).settled
+    question = request._question  # pyright: ignore[reportPrivateUsage]
+    return None in question._outcome and is_queued(request)  # pyright: ignore[reportPrivateUsage]
 
 
 def dequeue(request: Request[Any]) -> None:

@@ -64,7 +64,7 @@ async def serve(
             result = context.copy().run(handler, item)
         except Exception as exc:
             if request is not None:
-                request.reply_error(exc)
+                question_of(request).settle("refused", exc)
             elif on_error is not None:
                 on_error(exc)
             else:
@@ -74,7 +74,7 @@ async def serve(
                 running += 1
                 tasks.start_soon(run, request, result, name=handler)
             elif request is not None:
-                request.reply(result)
+                question_of(request).settle("answered", result)
 
     def work() -> bool:
         """Handle what is there. False if there is something else to do: the task has to go on.
