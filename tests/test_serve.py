@@ -759,10 +759,15 @@ async def test_who_wants_to_leave_in_the_wake_leaves_by_way_of_serve(
     assert (type(exc), exc.args) == (error, ("away",))
 
 
-async def test_a_handler_may_close_in_the_wake_what_it_is_served_by() -> None:
+@pytest.mark.parametrize("when", ["in the wake", "at once"])
+async def test_a_handler_may_close_what_it_is_served_by(when: str) -> None:
+    """Guards ``nothing_for``: nobody would wake a receiver that sleeps after it was closed."""
     async with dss.open_hub[Any]() as hub:
         end = hub.clone()
-        hub.task_group.start_soon(asleep_and_send, hub)
+        if when == "at once":
+            hub.portal.send(None)
+        else:
+            hub.task_group.start_soon(asleep_and_send, hub)
         with anyio.fail_after(10), pytest.raises(ClosedResourceError):
             await hub.serve(lambda _: hub.close())
         end.close()
