@@ -11,7 +11,7 @@ from pathlib import Path
 from .cases import Case, Figure, cases, measure, targets
 
 ROOT = Path(__file__).parent.parent
-HERE = "docs/_static/performance"
+PAGE = ROOT / "docs" / "_static" / "performance"
 
 
 def main() -> None:
@@ -20,7 +20,12 @@ def main() -> None:
     parser.add_argument("--only-targets", action="store_true", help="what the targets need, alone")
     parser.add_argument("--match", default="", help="only cases with this in their name")
     parser.add_argument(
-        "--into", type=Path, help=f"the folder for figures and charts, such as {HERE}"
+        "--into",
+        type=Path,
+        help="the folder for figures and charts; for all cases: that of the documentation",
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="measure nothing; draw the charts of that folder anew"
     )
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -29,6 +34,11 @@ def main() -> None:
         return
     from . import report  # its libraries are not needed in the processes that measure
 
+    if options.redraw:
+        folder = options.into or PAGE
+        report.draw(report.read(folder / "figures.json"), folder)
+        return
+    everything = not options.only_targets and not options.match
     chosen = list(cases())
     if options.only_targets:
         needed = {
@@ -44,8 +54,9 @@ def main() -> None:
         for detail, value in _in_a_process(case).items():
             figures.setdefault(Figure(*case, detail), []).append(value)
     report.show(figures)
-    if options.into is not None:
-        report.write(figures, options.into)
+    folder = options.into or (PAGE if everything else None)
+    if folder is not None:
+        report.write(figures, folder)
 
 
 def _in_a_process(case: Case) -> dict[str, float]:

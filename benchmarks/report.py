@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .cases import BACKENDS, NO_LOOP, Case, Figure, Target, targets
+from .cases import BACKENDS, NO_LOOP, Case, Figure, Target, cases, targets
 
 Figures = Mapping[Figure, Sequence[float]]
 
@@ -135,6 +135,23 @@ def write(figures: Figures, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(figures, folder / "figures.json")
     (folder / "targets.md").write_text(_targets_as_markdown(figures))
+    draw(figures, folder)
+
+
+def read(path: Path) -> Figures:
+    """The figures of an earlier run; those that were zero are missing."""
+    prefixes = {", ".join(case): case for case in cases()}
+    figures: dict[Figure, Sequence[float]] = {}
+    for benchmark in pyperf.BenchmarkSuite.load(str(path)).get_benchmarks():
+        name = str(benchmark.get_name())
+        prefix = max((each for each in prefixes if f"{name}, ".startswith(f"{each}, ")), key=len)
+        detail = name[len(prefix) :].removeprefix(", ")
+        figures[Figure(*prefixes[prefix], detail)] = list(benchmark.get_values())
+    return figures
+
+
+def draw(figures: Figures, folder: Path) -> None:
+    """The charts alone."""
     for name, chart in _charts(figures):
         chart.savefig(folder / f"{name}.svg", metadata={"Date": None}, bbox_inches="tight")
 
@@ -189,7 +206,18 @@ def _about() -> str:
 
 OURS = "#2a6fb5"
 OTHERS = "#b9b9b9"
-LINES = ["#2a6fb5", "#c8553d", "#6a994e", "#8d6cab", "#7f7f7f"]
+LINES = {
+    "hub": OURS,
+    "hub, batches": "#7fb2e5",
+    "aiologic": "#c8553d",
+    "culsans": "#6a994e",
+    "janus": "#8d6cab",
+    "loop's own": "#7f7f7f",
+    "loop's own callback": "#c2a83e",
+    "asyncio": OURS,
+    "uvloop": "#c8553d",
+    "trio": "#6a994e",
+}
 
 
 def _charts(figures: Figures) -> Iterator[tuple[str, Chart]]:
@@ -297,9 +325,9 @@ def _senders(medians: Mapping[Figure, float]) -> Chart | None:
             for each in medians
             if each[0] == "one way" and each[2:] == (backend, "4 senders")
         ]
-        for contender, colour in zip(contenders, [*LINES, "#c2a83e"], strict=False):
+        for contender in contenders:
             rates = [1e-6 / medians[Figure("one way", contender, backend, each)] for each in counts]
-            axes.plot(list(counts.values()), rates, "o-", label=contender, color=colour)
+            axes.plot(list(counts.values()), rates, "o-", label=contender, color=LINES[contender])
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(counts.values()), [str(each) for each in counts.values()])
         axes.set_yscale("log")
@@ -307,7 +335,9 @@ def _senders(medians: Mapping[Figure, float]) -> Chart | None:
         axes.set_xlabel("sending threads")
         axes.spines[["top", "right"]].set_visible(False)
     columns[0][0].set_ylabel("million items per second")
-    columns[0][-1].legend(fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
+    # The first column has them all: not each contender runs on each backend.
+    handles, labels = columns[0][0].get_legend_handles_labels()
+    columns[0][-1].legend(handles, labels, fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
     chart.tight_layout()
     return chart
 
@@ -327,7 +357,7 @@ def _load(medians: Mapping[Figure, float]) -> Chart | None:
         contenders = dict.fromkeys(
             each.contender for each in medians if each[0] == "delay" and each[2] == backend
         )
-        for contender, colour in zip(contenders, LINES, strict=False):
+        for contender in contenders:
             for percentile, style in (("median", "o-"), ("p99", "x:")):
                 delays = [
                     1e6
@@ -337,14 +367,16 @@ def _load(medians: Mapping[Figure, float]) -> Chart | None:
                     for rate in rates
                 ]
                 label = contender if percentile == "median" else None
-                axes.plot(rates, delays, style, label=label, color=colour, markersize=4)
+                axes.plot(rates, delays, style, label=label, color=LINES[contender], markersize=4)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_title(backend, fontsize=10)
         axes.set_xlabel("items per second")
         axes.spines[["top", "right"]].set_visible(False)
     columns[0][0].set_ylabel("microseconds; dotted: p99")
-    columns[0][-1].legend(fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
+    # The first column has them all: not each contender runs on each backend.
+    handles, labels = columns[0][0].get_legend_handles_labels()
+    columns[0][-1].legend(handles, labels, fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
     chart.tight_layout()
     return chart
 
@@ -360,12 +392,12 @@ def _wakes(medians: Mapping[Figure, float]) -> Chart | None:
         return None
     chart = Chart(figsize=(5, 3.2), dpi=100)
     axes = chart.subplots()
-    for backend, colour in zip(backends, LINES, strict=False):
+    for backend in backends:
         wakes = [
             100 * medians[Figure("delay", "hub", backend, f"wakes, {rate} per second")]
             for rate in rates
         ]
-        axes.plot(rates, wakes, "o-", label=backend, color=colour)
+        axes.plot(rates, wakes, "o-", label=backend, color=LINES[backend])
     axes.set_xscale("log")
     axes.set_ylim(0)
     axes.set_xlabel("items per second")

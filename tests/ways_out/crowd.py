@@ -50,13 +50,19 @@ def ask_for_ctrl_c() -> None:
     """Have the test send us SIGINT. When this returns, it was sent."""
     say("SIGINT")
     os.read(0, 1)
-    threading.Thread(target=_make_it_heard, daemon=True).start()
+    if not _loop_is_woken_by_signals:
+        threading.Thread(target=_make_it_heard, daemon=True).start()
+
+
+_loop_is_woken_by_signals = False
 
 
 def _make_it_heard() -> None:
     """Python hears of a signal between two bytecodes, and one may come just before ``select()``.
 
-    Then asyncio, which has nothing that wakes it, goes to sleep with it.
+    Then asyncio, which has nothing that wakes it, goes to sleep with it. trio and uvloop have
+    ``set_wakeup_fd()``, and trio closes that file before it takes it back: a signal right there
+    makes Python complain, so they get none that they do not need.
     """
     main = threading.main_thread().ident or 0
     for _ in range(20):
@@ -98,6 +104,8 @@ def main_thread_sleeps() -> bool:
 
 def run(backend: str, main: Callable[[], Any]) -> None:
     """Run the coroutine function *main* on "asyncio", "uvloop" or "trio"."""
+    global _loop_is_woken_by_signals
+    _loop_is_woken_by_signals = backend != "asyncio"
     if backend == "trio":
         trio.run(main)
     elif sys.version_info >= (3, 11):

@@ -1,0 +1,49 @@
+"""That the benchmarks can be run, and those of their figures that are the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def figures(*case: str) -> dict[str, float]:
+    measured: dict[str, float] = json.loads(run("-m", "benchmarks", "--case", *case))
+    return measured
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_hundred_thousand_items_wake_a_busy_loop_once(backend: str) -> None:
+    assert figures("wakes", "hub", backend) == {"": 1}
+
+
+def test_a_hundred_thousand_items_send_one_datagram() -> None:
+    assert figures("datagrams", "polled hub", "no loop") == {"": 1}
+
+
+def test_a_queued_item_takes_eight_bytes() -> None:
+    assert 8 <= figures("memory", "hub", "asyncio")[""] < 9
+
+
+def test_each_target_is_measured() -> None:
+    program = (
+        "from benchmarks.cases import cases, targets\n"
+        "known = set(cases())\n"
+        "needed = [f for t in targets() for f in (t.ours, t.other) if f is not None]\n"
+        "print(len(needed), [f for f in needed if f[:3] not in known])\n"
+    )
+    many, unknown = run("-c", program).split(maxsplit=1)
+    assert int(many) > 40
+    assert unknown == "[]\n"
