@@ -5,6 +5,7 @@ No test sleeps in order to wait for something: it waits for reported state, with
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import threading
@@ -23,6 +24,9 @@ BACKENDS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+
+
+WITHOUT_GIL = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 
 @pytest.fixture(params=BACKENDS.values(), ids=BACKENDS.keys())
@@ -44,6 +48,16 @@ def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout} s: {condition}"
         time.sleep(0.0005)
+
+
+def strike(thread: int, exc: type[BaseException], struck: threading.Event) -> None:
+    """Raise *exc* in *thread*, again and again until *struck* is set.
+
+    Python ignores an exception that happens to come while a weakref callback or a finalizer runs.
+    """
+    while not struck.is_set():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exc))
+        struck.wait(3)  # seconds; the library looks every second at least
 
 
 @contextmanager

@@ -65,7 +65,7 @@ MUTANTS = [
         "P1",
         "a hub that is garbage does not end",
         "_face",
-        "            abandon(self._mailbox)\n",
+        "            _abandon(self._mailbox)\n",
         "            pass\n",
         "tests/test_ending.py -k garbage",
     ),
@@ -108,11 +108,11 @@ MUTANTS = [
     ),
     Mutant(
         "P2",
-        "the items of the hub's own portal come back in front of the turns of others",
+        "to abort one portal turns the order of the others around",
         "_mailbox",
         "        self.items.extendleft(reversed(turns))",
         "        self.items.extendleft(turns)",
-        "tests/test_portal.py -k aborted",
+        "tests/test_portal.py -k leaves_other_sources_alone",
     ),
     Mutant(
         "P3",
@@ -170,7 +170,7 @@ MUTANTS = [
                     return
 """,
         "                return\n",
-        "tests/test_serve.py tests/test_interleavings.py",
+        "tests/test_interleavings.py -k handled_in_the_wake",
     ),
     Mutant(
         "P4",

@@ -6,7 +6,6 @@ What is asked of both is run on both, so that ours is seen to behave in the same
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import os
 import select
@@ -30,7 +29,7 @@ import anyio.lowlevel
 import pytest
 import sniffio
 from anyio import BrokenResourceError, ClosedResourceError
-from conftest import BACKENDS, threads, until
+from conftest import BACKENDS, strike, threads, until
 from test_receiver import eventually
 
 import dss_anyio as dss
@@ -628,24 +627,27 @@ def test_a_caller_that_is_struck_cancels_its_task(call: str, how: str, anyio_bac
         await sleeper()
         task_status.started()
 
-    def strike() -> None:
+    out = threading.Event()
+
+    def strike_here() -> None:
         assert sleeper.started.wait(10)
         if how == "ctrl_c":
             signal.pthread_kill(here, signal.SIGINT)
-        else:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(here), ctypes.py_object(Trouble)
-            )
+            return
+        strike(here, Trouble, out)
 
     with dss.start_hub(backend=backend, backend_options=options) as hub:
         with (
-            threads(strike),
+            threads(strike_here),
             pytest.raises(KeyboardInterrupt if how == "ctrl_c" else Trouble),
         ):
-            if call == "call":
-                hub.portal.call(sleeper)
-            else:
-                hub.portal.start_task(start)
+            try:
+                if call == "call":
+                    hub.portal.call(sleeper)
+                else:
+                    hub.portal.start_task(start)
+            finally:
+                out.set()
         assert sleeper.cancelled.wait(10)
         until(lambda: not hub.blocked())
         assert hub.portal.call(add, 1, 2) == 3
@@ -709,7 +711,13 @@ def test_the_result_of_a_call_is_not_kept() -> None:
         try:
             for func in (Result, asyncify(Result)):
                 ref = weakref.ref(hub.portal.call(func))
-                until(lambda ref=ref: ref() is None, 2)  # type: ignore[misc]
+
+                def is_gone(ref: Any = ref) -> bool:
+                    # Without the GIL an object goes when the thread that made it comes along.
+                    hub.portal.call(int)
+                    return ref() is None
+
+                until(is_gone, 2)
         finally:
             gc.enable()
 

@@ -25,7 +25,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 from bytecodes import before_bytecode
-from conftest import threads, until
+from conftest import WITHOUT_GIL, threads, until
 
 import dss_anyio as dss
 from dss_anyio import _ending
@@ -210,7 +210,10 @@ def test_python_exits_although_threads_wait_for_a_polled_hub_that_is_never_close
     left = leave("at_exit", way)
     assert left.status == 0
     assert "the library is stopped" in left.lines
-    assert left.complaints.count("ResourceWarning: Unclosed <PolledHub") == 1
+    if WITHOUT_GIL:
+        assert left.complaints == ""  # the hub outlives what could print the warning
+    else:
+        assert left.complaints.count("ResourceWarning: Unclosed <PolledHub") == 1
     assert "Exception ignored" not in left.complaints
     assert left.released_python_threads()
 
@@ -609,8 +612,12 @@ def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> No
 
     # A trace function can raise where nothing else can, between the end of an ``except`` block and
     # its clean-up. Then the thread keeps an exception in hand: not the thread of the other tests.
-    with threads(end_again_and_again):
-        pass
+    gc.freeze()  # without the GIL there is one generation, and each collection takes all of it
+    try:
+        with threads(end_again_and_again):
+            pass
+    finally:
+        gc.unfreeze()
     assert left_behind == []
     assert bytecodes > 300, "the end was hardly traced at all"
 

@@ -314,6 +314,31 @@ async def test_no_wake_is_lost_if_an_item_comes_at_any_bytecode_of_a_receive(
         at += 1
 
 
+@pytest.mark.anyio
+async def test_no_wake_is_lost_if_an_item_comes_while_another_one_is_handled_in_the_wake() -> None:
+    """Guards the second look in ``Sleepers.wake_arrived``. A lost wake runs into the time limit."""
+    for at in range(2000):
+        async with dss.open_hub[int](math.inf) as hub:
+            handled: list[int] = []
+            hub.task_group.start_soon(hub.serve, handled.append)
+            with anyio.fail_after(10):
+                while not hub.statistics().tasks_waiting_receive:
+                    await anyio.lowlevel.checkpoint()
+                offer = hub.portal.offer
+                with before_bytecode(at, lambda offer=offer: offer(2)) as intruded:
+                    await anyio.to_thread.run_sync(offer, 1)
+                    while not handled:
+                        await anyio.lowlevel.checkpoint()
+                while len(handled) <= len(intruded):
+                    await anyio.lowlevel.checkpoint()
+            assert handled == [1, 2][: len(handled)]
+            hub.close_senders()
+        if not intruded:
+            assert at > 50
+            return
+    raise AssertionError("there is no end to the bytecodes")
+
+
 @pytest.mark.parametrize("how", ["close", "abort", "end"])
 def test_wherever_the_end_comes_a_request_does_not_stay_in_the_line(how: str) -> None:
     """Guards the look at the refusal in ``Mailbox.ask``, after the request got into the line."""

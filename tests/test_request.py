@@ -6,7 +6,6 @@ The tables say what must happen; below them stands how it is brought about.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import logging
 import math
@@ -28,7 +27,7 @@ import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
 from bytecodes import run_interrupted
-from conftest import BACKENDS, threads, until
+from conftest import BACKENDS, strike, threads, until
 from test_receiver import asleep, eventually
 
 import dss_anyio as dss
@@ -757,10 +756,6 @@ def elsewhere(func: Callable[[], Any]) -> Any:
     return results[0]
 
 
-def set_exception(thread: int, exc: type[BaseException]) -> None:
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exc))
-
-
 class GivingUp:
     """One that asks in this thread, or in an event loop here, and is struck from another one.
 
@@ -785,12 +780,17 @@ class GivingUp:
             self.portal.request("question")
 
     def async_exception(self) -> None:
-        def strike() -> None:
-            self.moment()
-            set_exception(self.here, Refused)
+        struck = threading.Event()
 
-        with threads(strike):
-            self.portal.request("question")
+        def strike_here() -> None:
+            self.moment()
+            strike(self.here, Refused, struck)
+
+        with threads(strike_here):
+            try:
+                self.portal.request("question")
+            finally:
+                struck.set()
 
     def future_cancelled(self) -> None:
         future = self.portal.request_soon("question")

@@ -54,8 +54,8 @@ def test_where_python_makes_no_more_threads_the_caller_does_it() -> None:
         def who():
             print(threading.current_thread() is threading.main_thread())
 
-        threading.stack_size(1 << 30)
-        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+        threading.stack_size(1 << 35)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 35, 1 << 35))
         thread = start_daemon(who, "no room")
         print(thread.ident)
         """

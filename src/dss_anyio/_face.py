@@ -143,7 +143,12 @@ class Face(Generic[T_Item]):
             errors = [first, *errors]
         return BaseExceptionGroup(f"errors at the end of {self.name}", errors)
 
-    def __del__(self) -> None:
+    def __del__(
+        self,
+        # A module may be torn down before its last object, and then its globals are None.
+        _abandon: Callable[[Mailbox], None] = abandon,
+        _warn: Callable[..., None] = warnings.warn,
+    ) -> None:
         if not hasattr(self, "_portal"):
             return  # refused by __init__
         forgotten = None
@@ -151,9 +156,9 @@ class Face(Generic[T_Item]):
             forgotten = f"Unclosed {self!r}"
         if not self._mailbox.swept:
             # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
-            abandon(self._mailbox)
+            _abandon(self._mailbox)
         if forgotten is not None:
-            warnings.warn(forgotten, ResourceWarning, stacklevel=1, source=self)
+            _warn(forgotten, ResourceWarning, stacklevel=1, source=self)
 
     # -- sources -----------------------------------------------------------------------------------
 
