@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import os
 import re
 import shutil
 import subprocess
 import sys
+import wave
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,6 +16,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+
+# The page that shows the programs of a folder.
+PAGES = {"tutorial": "tutorial", "howto": "howto", "uses": "examples"}
 
 # What each program prints. The docs show it as well if it is in SHOWN.
 OUTPUT = {
@@ -131,9 +136,87 @@ OUTPUT = {
         "accepted in the parent: True",
         "polled ['from the parent']",
     ],
+    "uses/sdk/sdk.py": [
+        "channel 0 has 50 degrees again: off",
+        "channel 1 has 50 degrees again: off",
+        "the SDK is closed",
+        "6 readings of channel 0, 6 of channel 1",
+    ],
+    "uses/web_server.py": [
+        "/ 200 hello",
+        "/about 200 threads that ask",
+        "/nothing 404 no such page",
+        "nobody waits for /slow any more",
+        "/slow 504 no answer in time",
+    ],
+    "uses/web_wsgi.py": [
+        "this is /0",
+        "this is /1",
+        "this is /2",
+        "this is /3",
+        "over at most 2 connections",
+        "the server has stopped",
+    ],
+    "uses/log_handler.py": [
+        "shipped:",
+        "  worker 6: it is too hot here",
+        "  worker 7: it is too hot here",
+        "  worker 8: it is too hot here",
+        "  MainThread: the loop logs as well",
+        "4 were shipped, 6 were dropped",
+    ],
+    "uses/watch_folder.py": [
+        "rebuilding main.c main.h",
+        "rebuilding main.c",
+        "the observer has stopped",
+    ],
+    "uses/synthesizer.py": ["30 buffers were played"],
+    "uses/shutdown_fixed.py": [
+        "the answer is Ada",
+        "leaving the block",
+        "no answer for nobody, because the program ends",
+        "the pool is shut down",
+    ],
+    "uses/solver.py": ["good enough: 12 marks on at most 120", "the solver has stopped"],
+    "uses/zenoh_peers.py": [
+        "somebody asks for room/limit",
+        "24 degrees",
+        "25 degrees",
+        "26 degrees: too hot",
+        "the session is closed",
+    ],
+    "uses/mqtt.py": [
+        "the kitchen has 21 degrees",
+        "the kitchen has 22 degrees",
+        "the client has stopped",
+    ],
+    "uses/two_hubs.py": [
+        "asyncio: 5 ticks, 0 were missed",
+        "trio: 50 ticks, 0 were missed",
+    ],
+    "uses/lua_polls.py": [
+        "Lua got 1",
+        "Lua got 2",
+        "Lua is asked for the total",
+        "the thread was told 3",
+        "Lua got 3",
+    ],
+    "uses/gui.py": [
+        "the window asks: The file exists. Overwrite it?",
+        "the worker overwrites the file",
+        "the bar is at 100 %",
+    ],
+    "uses/game.py": [
+        "the server was told: space",
+        "ada is at 199, 50",
+        "alan is at 199, 100",
+        "fewer frames than positions: True",
+    ],
 }
+# These never end; each has a test of its own.
+HANGING = {"uses/shutdown_broken.py"}
 SHOWN = [
-    *(name for name in OUTPUT if name.startswith("tutorial/")),
+    *(name for name in OUTPUT if name.startswith(("tutorial/", "uses/"))),
     "howto/shut_down.py",
     "howto/errors.py",
     "howto/answer_later.py",
@@ -144,9 +227,13 @@ SHOWN = [
     "howto/tk_call.py",
 ]
 # The order, or how an item falls into batches, is a matter of chance there.
-UNORDERED = {"howto/select_loop.py"}
+UNORDERED = {"howto/select_loop.py", "uses/sdk/sdk.py", "uses/web_server.py", "uses/gui.py"}
 # These have a window.
-TK = ("howto/tk_window.py", "howto/tk_call.py")
+TK = ("howto/tk_window.py", "howto/tk_call.py", "uses/gui.py")
+# After the backend; with a file to write, nothing is to be heard.
+ARGUMENTS = {"uses/synthesizer.py": [os.devnull]}
+# Debian has it where an ordinary user does not look.
+MOSQUITTO = shutil.which("mosquitto", path=os.environ["PATH"] + os.pathsep + "/usr/sbin")
 
 HEADLESS = {
     "QT_QPA_PLATFORM": "offscreen",
@@ -162,16 +249,29 @@ def missing(name: str) -> str | None:
         *((name, "_tkinter") for name in TK),
         ("howto/qt_loop.py", "PySide6"),
         ("howto/game_loop.py", "pygame"),
+        ("uses/web_wsgi.py", "waitress"),
+        ("uses/watch_folder.py", "watchdog"),
+        ("uses/synthesizer.py", "miniaudio"),
+        ("uses/solver.py", "ortools"),
+        ("uses/zenoh_peers.py", "zenoh"),
+        ("uses/mqtt.py", "paho"),
+        ("uses/lua_polls.py", "lupa"),
+        ("uses/game.py", "pygame"),
     ):
         if name == example and find_spec(module) is None:
             return f"needs {module}"
     if name == "howto/wake_lua.py" and shutil.which("lua5.1") is None:
         return "needs Debian's lua5.1 and lua-socket"
+    if name == "uses/sdk/sdk.py" and shutil.which("cc") is None:
+        return "needs a C compiler"
+    if name == "uses/mqtt.py" and MOSQUITTO is None:
+        return "needs mosquitto, an MQTT broker"
     if name in TK and display() is None:
         return "needs a display, or Debian's xvfb"
     if sys.platform == "win32" and name in (
         "tutorial/c_threads.py",
         "tutorial/c_asks.py",
+        "uses/sdk/sdk.py",
         *TK,
         "howto/forked.py",
     ):
@@ -222,6 +322,7 @@ def test_an_example_prints_what_the_docs_say(name: str, backend: str | None) -> 
     output = run(
         EXAMPLES / name,
         *([backend] if backend else []),
+        *ARGUMENTS.get(name, []),
         front=display() if name in TK else None,
     )
     expected = OUTPUT[name]
@@ -232,12 +333,12 @@ def test_an_example_prints_what_the_docs_say(name: str, backend: str | None) -> 
 
 def test_every_example_is_run_and_shown() -> None:
     found = {
-        f"{folder}/{path.name}"
-        for folder in ("tutorial", "howto")
-        for path in (EXAMPLES / folder).glob("*.py")
+        path.relative_to(EXAMPLES).as_posix()
+        for folder in PAGES
+        for path in (EXAMPLES / folder).rglob("*.py")
     }
-    assert found == set(OUTPUT)
-    pages = "".join(text_of(f"docs/{page}.md") for page in ("index", "tutorial", "howto"))
+    assert found == set(OUTPUT) | HANGING
+    pages = "".join(text_of(f"docs/{page}.md") for page in ("index", *PAGES.values()))
     shown = set(re.findall(r"```\{literalinclude\} \.\./examples/(\S+\.py)\n", pages))
     assert shown == found
 
@@ -249,12 +350,41 @@ def test_every_program_in_the_docs_is_a_file_that_is_run() -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_the_docs_show_the_output_that_an_example_has(name: str) -> None:
-    page = text_of(f"docs/{name.split('/')[0]}.md")
+    page = text_of(f"docs/{PAGES[name.split('/')[0]]}.md")
     after = page.split(f"../examples/{name}\n", 1)[1]
     block = re.search(r"```text\n(.*?)```", after, re.DOTALL)
     assert block is not None
     shown = [line for line in block[1].splitlines() if line]
     assert shown == [line for line in OUTPUT[name] if line]
+
+
+def test_the_synthesizer_writes_the_tune_that_it_plays(tmp_path: Path) -> None:
+    if find_spec("miniaudio") is None:
+        pytest.skip("needs miniaudio")
+    tune = tmp_path / "tune.wav"
+    run(EXAMPLES / "uses" / "synthesizer.py", "asyncio", tune)
+    with wave.open(str(tune)) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 22050)
+        samples = array.array("h", file.readframes(file.getnframes()))
+    if sys.byteorder == "big":
+        samples.byteswap()
+    assert len(samples) == 30 * 441
+    assert 11_000 < max(samples) <= 12_000
+
+
+def test_the_broken_shutdown_hangs() -> None:
+    broken = EXAMPLES / "uses" / "shutdown_broken.py"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", broken], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "leaving the block\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(1)  # its only answer takes 0.1 s
+        finally:
+            process.kill()
+        assert process.stdout.read() == ""
 
 
 def test_the_program_in_the_readme_has_ten_lines_and_runs(tmp_path: Path) -> None:
