@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox bench mutants clean
+.PHONY: help demo test check docs tox bench soak mutants clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make tox     the tests on every CPython that is installed"
 	@echo "make bench   how fast it is, against everything else (15 minutes); BENCHARGS=--only-targets: 6"
+	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
 	@echo "make mutants break the library, guard by guard, and see the tests fail"
 	@echo "make clean   remove what these have made"
 
@@ -38,15 +39,19 @@ docs: $(VENV)/ready-docs
 	$(RUN) -m sphinx -q -n -W --keep-going -b html docs docs/_build/html
 
 tox: $(VENV)/ready-dev
-	@# pyenv hides the interpreters it has behind shims that refuse to run
+	@# pyenv hides the interpreters it has behind shims that refuse to run;
+	@# /opt is where tests/build_free_threaded.sh puts the one without the GIL
 	@if command -v pyenv >/dev/null; then \
 		for version in $$(pyenv versions --bare | grep -E '^3\.1[0-9]'); do \
 			PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
 		done; \
-	fi; PATH="$$PATH" $(RUN) -m tox run $(TOXARGS)
+	fi; PATH="$$PATH:/opt/python3.13t/bin" $(RUN) -m tox run $(TOXARGS)
 
 bench: $(VENV)/ready-bench
 	$(RUN) -m benchmarks $(BENCHARGS)
+
+soak: $(VENV)/ready-test
+	$(RUN) tests/soak.py $(SOAKARGS)
 
 mutants: $(VENV)/ready-test
 	$(RUN) tests/mutants.py
