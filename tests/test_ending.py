@@ -614,7 +614,7 @@ def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> No
     # its clean-up. Then the thread keeps an exception in hand: not the thread of the other tests.
     gc.freeze()  # without the GIL there is one generation, and each collection takes all of it
     try:
-        with threads(end_again_and_again):
+        with threads(end_again_and_again, timeout=50):
             pass
     finally:
         gc.unfreeze()

@@ -225,6 +225,19 @@ async def test_the_end_of_the_hub_releases_who_waits_on_both_sides() -> None:
         hub.open_feed(1)
 
 
+async def test_a_task_of_the_hub_that_was_woken_when_it_ended_is_cancelled_as_the_others_are() -> (
+    None
+):
+    """Guards the second ``checkpoint`` of ``send``: else the hub's end is an error of its task."""
+    async with dss.open_hub[Any]() as hub:
+        feed = hub.open_feed(1)
+        feed.send_nowait(1)
+        hub.task_group.start_soon(feed.send, 2)
+        await anyio.wait_all_tasks_blocked()
+        assert feed.take_nowait() == 1
+        await anyio.lowlevel.checkpoint()  # it was woken, and has not run: the end comes first
+
+
 async def test_a_sender_that_was_woken_and_is_cancelled_passes_the_wake_on() -> None:
     """Guards what ``Feed._sleep`` does when it is cancelled."""
     async with dss.open_hub[Any]() as hub:

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 
 # A thread of C gets a new thread state for each callback. Without the GIL, CPython 3.13 takes half
 # a millisecond to make one.
-BURST = 5_000 if WITHOUT_GIL else 50_000
+BURST = 2_000 if WITHOUT_GIL else 50_000
 
 
 # -- The C library ---------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ class Feed(Generic[T_Item]):
             woken = Event()
             question = Question(self._lane, "feed.send", lambda: call_soon(woken.set))  # noqa: B023
             await self._sleep(question, woken)
+            if self._mailbox.ended:
+                await checkpoint()  # if the end has cancelled this task as well, that comes first
 
     async def _sleep(self, question: Question, woken: Event) -> None:
         mailbox = self._mailbox
