@@ -1,0 +1,502 @@
+"""Random programs on a real hub, step by step against a model that is obviously right.
+
+Hypothesis makes up programs of sends, requests, replies, cancellations, closes, polls; after each
+step the hub must say what the model says. When one fails, it is made as short as possible and
+printed. This thread polls and does what cannot block; what blocks runs in threads of its own, and
+the program goes on when they wait or have returned, which the model knows.
+
+    HYPOTHESIS_PROFILE=long python -m pytest tests/test_stateful.py      twenty times as many
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from conftest import until
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+import dss_anyio as dss
+
+settings.register_profile(
+    "default",
+    max_examples=150,
+    stateful_step_count=30,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile("long", settings.get_profile("default"), max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+class RefusalError(Exception):
+    """What a request is refused with."""
+
+
+@dataclass(eq=False)
+class Entry:
+    """What the model knows of one item or request."""
+
+    number: int
+    portal: ModelPortal
+    is_request: bool = False
+    ending: str | None = None  # of a request; None while it is open
+    call: Call | None = None  # the thread that waits, or has waited, with it
+    future: Future[Any] | None = None
+    token: dss.Request[Any] | None = None
+
+
+@dataclass(eq=False)
+class ModelPortal:
+    real: dss.Portal[Any]
+    source: str | None
+    open: bool = True
+
+
+class Call(threading.Thread):
+    """A call that may block, in a thread, and what came of it."""
+
+    def __init__(self, func: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.func = func
+        self.outcome: Any = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self.outcome = self.func()
+        except BaseException as exc:
+            self.outcome = type(exc)
+
+    def returned(self) -> Any:
+        self.join(10)
+        assert not self.is_alive(), "it still waits"
+        return self.outcome
+
+
+OUTCOMES = {
+    "answered": "answer",
+    "refused": RefusalError,
+    "unanswered": dss.NoReplyError,
+    "abandoned": CancelledError,
+}
+ENDINGS = [*OUTCOMES, "released"]
+
+
+class Polled(RuleBasedStateMachine):
+    @initialize(
+        limit=st.sampled_from([0, 1, 2, 3, math.inf]),
+        overflow=st.sampled_from(["block", "drop_oldest", "drop_newest"]),
+    )
+    def open(self, limit: float, overflow: Any) -> None:
+        self.limit = limit
+        self.overflow = overflow if 0 < limit < math.inf else "block"
+        self.errors: list[Any] = []
+        self.hub = self.open_hub(
+            limit, overflow=self.overflow, on_error=lambda *error: self.errors.append(error)
+        )
+        self.portals = [ModelPortal(self.hub.portal, None)]
+        self.numbers = 0
+        self.queue: list[Entry] = []
+        self.line: list[Entry] = []  # those who wait for room
+        self.held: list[Entry] = []  # requests that were polled, and not settled by us
+        self.requests: list[Entry] = []
+        self.counts: Counter[str] = Counter()
+        self.handed_back: list[int] = []
+        self.really_handed_back: list[int] = []
+
+    # -- what is different with an event loop ------------------------------------------------------
+
+    def open_hub(self, *args: Any, **kwargs: Any) -> Any:
+        return dss.open_polled_hub(*args, **kwargs)
+
+    def here(self, func: Callable[..., Any], *args: Any) -> Any:
+        """Call *func* in the thread that receives."""
+        return func(*args)
+
+    def receive(self, most: int | None, something: bool) -> list[Any]:
+        return self.hub.poll(most)
+
+    def close_hub(self) -> None:
+        self.hub.close()
+
+    # -- the model ---------------------------------------------------------------------------------
+
+    def new(self, portal: ModelPortal, is_request: bool = False) -> Entry:
+        self.numbers += 1
+        entry = Entry(self.numbers, portal, is_request)
+        if is_request:
+            self.requests.append(entry)
+        return entry
+
+    @property
+    def room(self) -> float:
+        return self.limit - len(self.queue)
+
+    def accepts(self, entry: Entry) -> bool:
+        """Put *entry* into the model's queue if the hub has to accept it."""
+        if self.room > 0:
+            self.queue.append(entry)
+        elif self.overflow == "drop_newest":
+            self.drop(entry)
+        elif self.overflow == "drop_oldest":
+            self.drop(self.queue.pop(0))
+            self.queue.append(entry)
+        else:
+            return False
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        # A request that has ended before is not what had to give way.
+        self.counts["dropped" if entry.ending is None else "undelivered"] += 1
+        self.give_back(entry)
+
+    def give_back(self, entry: Entry) -> None:
+        if entry.is_request:
+            self.settle(entry, "unanswered")
+        elif entry.portal.source is not None:
+            self.handed_back.append(entry.number)
+
+    def undeliver(self, entry: Entry) -> None:
+        self.counts["undelivered"] += 1
+        self.give_back(entry)
+
+    def settle(self, entry: Entry, ending: str) -> bool:
+        if entry.ending is not None:
+            return False
+        entry.ending = ending
+        self.counts[ending] += 1
+        return True
+
+    def admit(self) -> None:
+        while self.line and self.room > 0:
+            self.queue.append(self.line.pop(0))
+
+    def close_model(self, portal: ModelPortal, at_once: bool) -> None:
+        portal.open = False
+        for entry in [each for each in self.line if each.portal is portal]:
+            self.line.remove(entry)
+            if entry.is_request:
+                self.settle(entry, "released")
+            else:
+                entry.ending = "released"
+        if at_once:
+            for entry in self.requests:
+                if entry.portal is portal:
+                    self.settle(entry, "released")
+            for entry in [each for each in self.queue if each.portal is portal]:
+                if entry.is_request and portal is self.portals[0]:
+                    continue  # it has come by a way of its own, and is passed over in its turn
+                self.queue.remove(entry)
+                self.undeliver(entry)
+            self.admit()
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    @rule(
+        which=st.integers(0, 9), how=st.sampled_from(["offer", "send_nowait", "send", "callback"])
+    )
+    def send(self, which: int, how: str) -> None:
+        portal = self.portals[which % len(self.portals)]
+        entry = self.new(portal)
+        accepted = portal.open and self.accepts(entry)
+        if how == "offer":
+            assert self.here(portal.real.offer, entry.number) is accepted
+        elif how == "callback":
+            had = self.hub.statistics()
+            self.here(portal.real.send_callback(), entry.number)
+            if portal.open and not accepted:  # counted as dropped, and handed back
+                self.drop(entry)
+            assert (self.hub.statistics().late > had.late) is not portal.open
+        else:
+            expected: Any = None
+            if not portal.open:
+                expected = ClosedResourceError
+            elif not accepted:
+                expected = WouldBlock if how == "send_nowait" else RuntimeError
+            func = getattr(portal.real, how)
+            assert self.here(raised_by, func, entry.number) is expected
+
+    @rule(which=st.integers(0, 9), many=st.integers(0, 5))
+    def send_many(self, which: int, many: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        entries = [self.new(portal) for _ in range(many)]
+        accepted = 0
+        if portal.open:
+            for entry in entries:
+                if not self.accepts(entry):
+                    break
+                accepted += 1
+        try:
+            self.here(portal.real.send_many, [entry.number for entry in entries])
+        except (ClosedResourceError, RuntimeError) as exc:
+            assert isinstance(exc, RuntimeError if portal.open else ClosedResourceError)
+            assert re.search(rf"\({accepted} of {many} items", str(exc))
+            assert not portal.open or accepted < many
+        else:
+            assert accepted == many
+
+    @rule(which=st.integers(0, 9))
+    def send_in_a_thread(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        entry = self.new(portal)
+        self.begin(entry, lambda: portal.real.send(entry.number))
+
+    @rule(which=st.integers(0, 9))
+    def request_in_a_thread(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        entry = self.new(portal, is_request=True)
+        self.begin(entry, lambda: portal.real.request(entry.number))
+
+    def begin(self, entry: Entry, func: Callable[[], Any]) -> None:
+        blocked = len(self.hub.blocked())
+        queued = self.hub.statistics().sent
+        entry.call = Call(func)
+        if not entry.portal.open:
+            self.requests = [each for each in self.requests if each is not entry]
+            assert entry.call.returned() is ClosedResourceError
+            entry.ending = "not asked"
+        elif not self.accepts(entry):
+            self.line.append(entry)
+            until(lambda: len(self.hub.blocked()) == blocked + 1)
+            until(lambda: self.hub.statistics().tasks_waiting_send == len(self.line))
+        elif entry.is_request:
+            until(lambda: self.hub.statistics().sent == queued + 1)
+        else:
+            assert entry.call.returned() is None
+
+    @rule(which=st.integers(0, 9))
+    def request_soon(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        if not portal.open:
+            assert self.here(raised_by, portal.real.request_soon, 0) is ClosedResourceError
+            return
+        entry = self.new(portal, is_request=True)
+        if not self.accepts(entry):
+            self.line.append(entry)
+        entry.future = self.here(portal.real.request_soon, entry.number)
+
+    @precondition(lambda self: any(each.future for each in self.requests))
+    @rule(which=st.integers(0, 99))
+    def cancel_a_future(self, which: int) -> None:
+        entries = [each for each in self.requests if each.future is not None]
+        entry = entries[which % len(entries)]
+        assert entry.future is not None
+        self.settle(entry, "abandoned")
+        assert entry.future.cancel() is (entry.ending == "abandoned")
+        if entry in self.line:
+            self.line.remove(entry)
+
+    # -- receiving and answering -------------------------------------------------------------------
+
+    @rule(most=st.sampled_from([None, 1, 2]))
+    def poll(self, most: int | None) -> None:
+        expected: list[Entry] = []
+        if self.limit == 0:
+            while self.line and (most is None or len(self.queue) < most):
+                self.queue.append(self.line.pop(0))
+        while self.queue and not expected:
+            many = len(self.queue) if most is None else min(most, len(self.queue))
+            batch, self.queue = self.queue[:many], self.queue[many:]
+            for entry in batch:
+                if entry.ending is None:
+                    expected.append(entry)
+                else:
+                    self.undeliver(entry)  # whoever asked has gone
+            if self.limit:
+                self.admit()
+        if not expected and not any(portal.open for portal in self.portals):
+            with pytest.raises(EndOfStream):
+                self.receive(most, False)
+            return
+        polled = self.receive(most, bool(expected))
+        self.counts["received"] += len(expected)
+        assert [getattr(each, "item", each) for each in polled] == [
+            each.number for each in expected
+        ]
+        for entry, item in zip(expected, polled, strict=True):
+            if entry.is_request:
+                entry.token = item
+                self.held.append(entry)
+
+    @precondition(lambda self: self.held)
+    @rule(which=st.integers(0, 99), how=st.sampled_from(["answered", "refused", "unanswered"]))
+    def settle_one(self, which: int, how: str) -> None:
+        entry = self.held.pop(which % len(self.held))
+        token, entry.token = entry.token, None
+        assert token is not None
+        assert token.abandoned is (entry.ending in ("abandoned", "released"))
+        wins = self.settle(entry, how)
+        if how == "answered":
+            assert token.reply("answer") is wins
+            assert token.reply("another") is False
+        elif how == "refused":
+            assert token.reply_error(RefusalError()) is wins
+        del token
+
+    # -- opening and closing -----------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.portals) < 6)
+    @rule(which=st.integers(0, 9), clone=st.booleans())
+    def open_portal(self, which: int, clone: bool) -> None:
+        if not clone:
+            name = f"source {len(self.portals)}"
+            real = self.hub.register(name, on_undelivered=self.really_handed_back.append)
+            self.portals.append(ModelPortal(real, name))
+            return
+        portal = self.portals[which % len(self.portals)]
+        if portal.open:
+            self.portals.append(ModelPortal(portal.real.clone(), portal.source))
+        else:
+            assert raised_by(portal.real.clone) is ClosedResourceError
+
+    @rule(which=st.integers(0, 9))
+    def close_portal(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        self.here(portal.real.close)
+        if portal.open:
+            self.close_model(portal, at_once=False)
+
+    # With "drop_oldest" what was taken back keeps its place until it is the oldest.
+    @precondition(lambda self: self.overflow != "drop_oldest")
+    @rule(which=st.integers(0, 9))
+    def abort_portal(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        self.here(portal.real.abort)
+        self.close_model(portal, at_once=True)
+
+    # -- what is always true -----------------------------------------------------------------------
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        counts = self.hub.statistics()
+        assert counts.queued == len(self.hub) == len(self.queue) <= self.limit
+        assert counts.received == self.counts["received"]
+        assert counts.dropped == self.counts["dropped"]
+        assert counts.undelivered == self.counts["undelivered"]
+        assert counts.tasks_waiting_send == len(self.line)
+        assert self.errors == []
+        assert sorted(self.really_handed_back) == sorted(self.handed_back)
+        requests = counts.requests._asdict()
+        for ending in ENDINGS:
+            assert requests[ending] == self.counts[ending], ending
+        assert requests["open"] == sum(each.ending is None for each in self.requests)
+
+    @invariant()
+    def nobody_waits_who_should_not(self) -> None:
+        for entry in self.requests:
+            if entry.ending is None:
+                continue
+            if entry.future is not None and entry.future.done():
+                assert outcome_of(entry.future) is self.expected(entry)
+            elif entry.call is not None:
+                assert entry.call.returned() is self.expected(entry)
+        waiting = [each for each in self.line if each.call and not each.is_request]
+        askers = [each for each in self.requests if each.ending is None]
+        until(lambda: len(self.hub.blocked()) == len(waiting) + len(askers))
+
+    def expected(self, entry: Entry) -> Any:
+        assert entry.ending is not None
+        if entry.ending == "released":
+            return ClosedResourceError
+        return OUTCOMES[entry.ending]
+
+    def teardown(self) -> None:
+        if not hasattr(self, "hub"):
+            return
+        self.close_hub()
+        assert self.hub.blocked() == []
+        counts = self.hub.statistics()
+        assert counts.queued == 0
+        assert counts.sent == counts.received + counts.dropped + counts.undelivered
+        assert counts.requests.open == 0
+        for entry in self.requests:
+            if entry.ending is None:  # the hub's own end has released it
+                self.settle(entry, "released")
+                released = BrokenResourceError
+            else:
+                released = self.expected(entry)
+            if entry.call is not None:
+                assert entry.call.returned() is released
+            if entry.future is not None:
+                assert outcome_of(entry.future) is released
+        for entry in self.line:
+            if entry.call is not None:
+                assert entry.call.returned() is BrokenResourceError
+        assert {ending: counts.requests._asdict()[ending] for ending in ENDINGS} == {
+            ending: self.counts[ending] for ending in ENDINGS
+        }
+
+
+def raised_by(func: Callable[..., Any], *args: Any) -> type[BaseException] | None:
+    try:
+        func(*args)
+    except Exception as exc:
+        return type(exc)
+    return None
+
+
+def outcome_of(future: Future[Any]) -> Any:
+    try:
+        return future.result(0)
+    except (Exception, CancelledError) as exc:
+        return type(exc)
+
+
+LOOPS: dict[str, BlockingPortal] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loops() -> Iterator[None]:
+    with start_blocking_portal("asyncio") as asyncio, start_blocking_portal("trio") as trio:
+        LOOPS.update(asyncio=asyncio, trio=trio)
+        yield
+
+
+class InALoop(Polled):
+    """The hub is in an event loop that runs in another thread, where it is received from."""
+
+    backend = "asyncio"
+
+    def open_hub(self, *args: Any, **kwargs: Any) -> Any:
+        self.loop = LOOPS[self.backend]
+        self.opened = self.loop.wrap_async_context_manager(dss.open_hub[Any](*args, **kwargs))
+        return self.opened.__enter__()
+
+    def here(self, func: Callable[..., Any], *args: Any) -> Any:
+        return self.loop.call(func, *args)
+
+    def receive(self, most: int | None, something: bool) -> list[Any]:
+        if something:
+            return self.here(self.hub.receive_many, most)
+        assert self.here(raised_by, self.hub.receive_nowait) in (WouldBlock, EndOfStream)
+        if not any(portal.open for portal in self.portals):
+            self.here(self.hub.receive_nowait)
+        return []
+
+    def close_hub(self) -> None:
+        self.opened.__exit__(None, None, None)
+
+
+class InTrio(InALoop):
+    backend = "trio"
+
+
+TestPolled = Polled.TestCase
+TestInAsyncio = InALoop.TestCase
+TestInTrio = InTrio.TestCase
