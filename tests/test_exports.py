@@ -27,13 +27,14 @@ HOUSE = [
     {"_serve"},
     {"_receiver"},
     {"_face"},
+    {"_darksidesync"},
     {"_portal", "_ending"},
     {"_asking"},
     {"_calling", "_feed"},
     {"_mailbox", "_worker", "_datagram"},
     {"_request"},
     {"_wake"},
-    {"_trio", "_errors", "_counter", "_waiting"},
+    {"_trio", "_errors", "_counter", "_waiting", "_api"},
 ]
 FLOOR = {module: -depth for depth, modules in enumerate(HOUSE) for module in modules}
 
@@ -47,6 +48,7 @@ RECEIVER = {
     "receive_nowait": "(self)",
 }
 FACE = {
+    "api": "(self, version)",
     "blocked": "(self)",
     "close_senders": "(self)",
     "open_feed": "(self, max_buffer_size, *, name=None)",
@@ -55,26 +57,38 @@ FACE = {
     "source": "(self, name)",
     "statistics": "(self)",
 }
+PORTAL: dict[str, str | None] = {
+    "abort": "(self)",
+    "arequest": "(self, item)",
+    "asend": "(self, item)",
+    "call": "(self, func, *args)",
+    "clone": "(self)",
+    "close": "(self)",
+    "offer": "(self, item)",
+    "request": "(self, item, *, timeout=None)",
+    "request_callback": "(self, pack=None, *, timeout, default=RAISE)",
+    "request_soon": "(self, item)",
+    "send": "(self, item, *, timeout=None)",
+    "send_callback": "(self, pack=None)",
+    "send_many": "(self, items, *, timeout=None)",
+    "send_nowait": "(self, item)",
+    "start_task": "(self, func, *args, name=None)",
+    "start_task_soon": "(self, func, *args, name=None)",
+    "wrap_async_context_manager": "(self, cm)",
+}
 SURFACE: dict[Any, dict[str, str | None]] = {
-    dss.Portal: {
-        "abort": "(self)",
-        "arequest": "(self, item)",
-        "asend": "(self, item)",
-        "call": "(self, func, *args)",
-        "clone": "(self)",
-        "close": "(self)",
-        "offer": "(self, item)",
-        "request": "(self, item, *, timeout=None)",
-        "request_callback": "(self, pack=None, *, timeout, default=RAISE)",
-        "request_soon": "(self, item)",
-        "send": "(self, item, *, timeout=None)",
-        "send_callback": "(self, pack=None)",
-        "send_many": "(self, items, *, timeout=None)",
-        "send_nowait": "(self, item)",
-        "start_task": "(self, func, *args, name=None)",
-        "start_task_soon": "(self, func, *args, name=None)",
-        "wrap_async_context_manager": "(self, cm)",
+    dss.Portal: PORTAL,
+    dss.ApiPortal: {
+        **PORTAL,
+        "request_callback": "(self, pack=None, *, timeout, default=Ellipsis)",
     },
+    dss.Api1: {
+        "deliver": "(self, utilid, decode, return_=None, data=None)",
+        "getutilid": "(self, libid)",
+        "register": "(self, libid, cancel)",
+        "unregister": "(self, utilid)",
+    },
+    dss.Api2: {name: signature for name, signature in FACE.items() if name != "api"},
     dss.Receiver: RECEIVER,
     dss.Hub: {
         **RECEIVER,

@@ -13,7 +13,7 @@ PROGRAM = """
 from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 from typing_extensions import assert_type
 import anyio.abc
 import dss_anyio as dss
@@ -29,6 +29,36 @@ def stop(value: int) -> None: ...
 
 async def answer(value: int) -> str:
     return str(value)
+
+class Old(Protocol):  # what a binding needs that imports nothing of ours
+    DSS_SUCCESS: int
+    def register(
+        self, libid: object, cancel: Callable[[object], None]
+    ) -> tuple[object | None, int]: ...
+    def deliver(
+        self,
+        utilid: object,
+        decode: Callable[[object, int, object], str | None],
+        return_: Callable[[object, int, object, bool, object], None] | None,
+        data: int,
+    ) -> int: ...
+
+class NewPortal(Protocol):
+    def send(self, item: str) -> None: ...
+    def request(self, item: str, *, timeout: float) -> Any: ...
+    def abort(self) -> None: ...
+
+class New(Protocol):
+    def register(self, name: str, *, cancel: Callable[[], None]) -> NewPortal: ...
+
+def old_binding(api: Old) -> None: ...
+
+def new_binding(api: New) -> None: ...
+
+def promised(hub: dss.Api2[str], portal: dss.ApiPortal[str]) -> None: ...
+
+def decode(hub: object, data: object, utilid: object) -> int:
+    return 1
 
 async def main() -> None:
     async with dss.open_hub() as anything:
@@ -60,6 +90,17 @@ async def main() -> None:
         assert_type(
             hub.portal.request_callback(timeout=1, default=b""), Callable[..., Any | bytes]
         )
+        assert_type(hub.api("1.0"), dss.Api1[str])
+        assert_type(hub.api("2.0"), dss.Api2[str])
+        hub.api("3.0")  # error: no such version
+        hub.api("1.0").deliver(None, decode)  # error: does not make a str
+        assert_type(hub.api("1.0").getutilid("x"), tuple[object | None, int])
+        assert_type(hub.api("2.0").register("e", decode=text), dss.ApiPortal[bytes])
+        old_binding(hub.api("1.0"))
+        new_binding(hub.api("2.0"))
+        new_binding(hub)
+        old_binding(hub)  # error: that is 2.0
+        promised(hub, hub.portal)
         await hub.serve(str.upper)
         await hub.serve(abs)  # error: does not take a str
     with dss.start_hub() as started:
@@ -67,6 +108,10 @@ async def main() -> None:
     with dss.open_polled_hub[int]() as polled:
         assert_type(polled.poll(), list[int])
         assert_type(polled.wait(1), bool)
+        assert_type(polled.api("1.0"), dss.Api1[int])
+        new_binding(polled)  # error: does not carry str
+    with dss.open_polled_hub[str]() as polled_str:
+        promised(polled_str, polled_str.portal)
     dss.open_hub(overflow="drop_both")  # error: unknown policy
 """
 

@@ -5,6 +5,7 @@
 ``open_polled_hub()`` is the same for programs without an event loop.
 """
 
+from ._api import Api1, Api2, ApiPortal
 from ._errors import NoReplyError
 from ._face import BlockedCall, HubStatistics
 from ._feed import Feed, FeedStatistics
@@ -17,6 +18,9 @@ from ._request import Request, RequestStatistics
 from ._start import start_hub
 
 __all__ = [
+    "Api1",
+    "Api2",
+    "ApiPortal",
     "BlockedCall",
     "Feed",
     "FeedStatistics",

@@ -95,6 +95,7 @@ def would_deadlock(call: str) -> RuntimeError:
 _INSTEAD = {
     "send": "there, use 'await portal.asend(item)', or offer() or send_nowait(), which do not wait",
     "request": "there, use 'await portal.arequest(item)', or request_soon(), which does not wait",
+    "deliver": "there, deliver without a return function, or call what handles the data",
     "call": "there, call the function itself, or use start_task_soon(), which does not wait",
     "start_task": "there, use 'await hub.task_group.start(func)'",
     "take": "there, use take_nowait()",

@@ -10,8 +10,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, cast, overload
+from weakref import WeakMethod, ref
 
+from ._api import Api1, Api2
+from ._darksidesync import DarkSideSync
 from ._ending import abandon, watch
 from ._errors import senders_closed
 from ._feed import Feed
@@ -118,6 +121,7 @@ class Face(Generic[T_Item]):
         self._left_open = False  # True from its opening until somebody begins to end it
         self._unwatch: Callable[[], object] | None = None  # set until its end is complete
         self._portal: Portal[T_Item] = Portal(self._mailbox, self._mailbox.root)
+        self._apis: dict[str, Api1[T_Item]] = {}  # made when they are first asked for
 
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
@@ -262,6 +266,36 @@ class Face(Generic[T_Item]):
             known = ", ".join(map(repr, list(self._mailbox.sources))) or "none"
             raise LookupError(f"no source named {name!r} is registered; registered are: {known}")
         return portal
+
+    @overload
+    def api(self, version: Literal["1.0"]) -> Api1[T_Item]: ...
+
+    @overload
+    def api(self, version: Literal["2.0"]) -> Api2[T_Item]: ...
+
+    def api(self, version: str) -> Any:
+        """Return the API of that version, for a binding that does not import this library.
+
+        From any thread, also after the end; never waits. ``"1.0"`` has the shape of DarkSideSync
+        1.0, see :class:`Api1`; ``"2.0"`` is this hub itself, see :class:`Api2`. Bindings of both
+        kinds may use one hub at the same time.
+
+        :raises LookupError: if there is no such version; its message names those that there are
+        """
+        if version == "2.0":
+            return self
+        if version != "1.0":
+            raise LookupError(f"there is no API {version!r}; this hub has '1.0' and '2.0'")
+        made = self._apis.get(version)
+        if made is None:
+            made = DarkSideSync(
+                self._mailbox,
+                ref(self),
+                WeakMethod(self._register),
+                WeakMethod(self._wake_failures),
+            )
+            made = self._apis.setdefault(version, made)
+        return made
 
     def open_feed(self, max_buffer_size: float, *, name: str | None = None) -> Feed[Any]:
         """Open a feed: what a callback with a deadline takes, without having to ask for it.

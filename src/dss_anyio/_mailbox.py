@@ -38,7 +38,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import repeat, starmap
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from ._counter import Counter, Counters
 from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted
@@ -50,6 +50,16 @@ Ring: TypeAlias = Callable[[], object]
 
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
+
+
+class _Nothing:
+    """The type of ``NOTHING``."""
+
+    def __repr__(self) -> str:
+        return "NOTHING"
+
+
+NOTHING: Final = _Nothing()  # what a ``decode`` returns that has done everything: API 1.0
 
 
 class Source:
@@ -792,10 +802,7 @@ class Mailbox:
             request = item
         if source.decode is not None:
             try:
-                if request is not None:
-                    request.item = source.decode(request.item)
-                else:
-                    item = source.decode(item)
+                decoded = source.decode(item if request is None else request.item)
             except BaseException as exc:
                 if request is not None:
                     question_of(request).fail(exc)
@@ -804,6 +811,17 @@ class Mailbox:
                     raise
                 self.report(source.name, exc)
                 return False, None
+            if decoded is NOTHING:
+                source.received += 1
+                self.received += 1
+                if request is not None:
+                    dequeue(request)
+                    question_of(request).settle("answered")
+                return False, None
+            if request is None:
+                item = decoded
+            else:
+                request.item = decoded
         if request is not None:
             dequeue(request)
         source.received += 1

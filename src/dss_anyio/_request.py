@@ -152,6 +152,11 @@ class Question:
         return None in self._outcome
 
     @property
+    def outcome(self) -> tuple[Ending, Any] | None:
+        """How it has ended, and with what; None if it has not."""
+        return self._outcome.get(None)
+
+    @property
     def given_up(self) -> bool:
         """Does nobody wait for the answer any more?"""
         outcome = self._outcome.get(None)
