@@ -118,14 +118,14 @@ MUTANTS = [
         "P3",
         "a counter reads and writes",
         "_counter",
-        "    add_one = Ticks.__next__\n",
-        """    n = 0
+        "        add_one = Ticks.__next__\n",
+        """        n = 0
 
-    def add_one(self) -> None:
-        self.n += 1
+        def add_one(self):
+            self.n += 1
 
-    def __repr__(self) -> str:
-        return f"Counter({self.n})"
+        def __repr__(self):
+            return f"Counter({self.n})"
 """,
         "tests/test_mailbox.py -k counter",
     ),

@@ -22,7 +22,11 @@ class Counter(Ticks):
 
     __slots__ = ()
 
-    add_one = Ticks.__next__
+    if TYPE_CHECKING:
+
+        def add_one(self) -> int: ...
+    else:
+        add_one = Ticks.__next__
 
     @property
     def value(self) -> int:

@@ -218,12 +218,12 @@ class Hub(Face[T_Item], Receiver[T_Item]):
 
         ``start(portal)`` and ``stop(value)`` run in threads of their own while the hub is live, so
         they may block, and wait for callbacks that wait for the hub; *value* is what *start* has
-        returned. They are daemon threads, and a ``threading.Thread`` that is made in one is a daemon
-        as well, unless it is told otherwise. The end of the block, or of the hub: no new items are accepted from this source;
-        whoever is blocked in its portals is released with an error, and has left; *stop* has run;
-        what was not received went to *on_undelivered*. Cancellation does not cut this short. If
-        *start* is still running then, it has *stop_timeout* seconds to return; if it returns even
-        later, *stop* is called at once.
+        returned. They are daemon threads, and a ``threading.Thread`` that is made in one is a
+        daemon as well, unless it is told otherwise. The end of the block, or of the hub: no new
+        items are accepted from this source; whoever is blocked in its portals is released with an
+        error, and has left; *stop* has run; what was not received went to *on_undelivered*.
+        Cancellation does not cut this short. If *start* is still running then, it has
+        *stop_timeout* seconds to return; if it returns even later, *stop* is called at once.
 
         :param name: as for :meth:`register`, and so are *decode* and *on_undelivered*
         :param stop_timeout: how many seconds *stop* may take; then ``TimeoutError`` is raised, and

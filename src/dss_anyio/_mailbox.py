@@ -279,7 +279,7 @@ class Mailbox:
         self.undelivered: Counter = Counter()
         self.errors: Counter = Counter()
         self.late: Counter = Counter()
-        self.endings = Counters()
+        self.endings: Counters = Counters()
         self.calls: deque[Callable[[], object]] = deque()  # polled hub: what poll() is to call
         # Set by the hub: have a function called soon in its thread; and its task group, or None.
         self.call_soon: Callable[[Callable[[], object]], object] | None = None
