@@ -411,6 +411,19 @@ async def test_receive_many_returns_what_is_there_in_its_order() -> None:
         assert hub.statistics().received == 9
 
 
+async def test_receive_many_fills_up_although_something_was_taken_back_in_between() -> None:
+    async with dss.open_hub[str]() as hub:
+        with hub.register("closes") as closes, hub.register("stays") as stays:
+            stays.send("first")
+            closes.send("taken back")
+            future = hub.portal.request_soon("given up")
+            future.cancel()
+            stays.send_many(["second", "third"])
+            closes.abort()
+            assert await hub.receive_many(2) == ["first", "second"]
+            assert await hub.receive_many(2) == ["third"]
+
+
 @pytest.mark.parametrize("size", [0, 1, math.inf])
 async def test_receive_many_waits_for_the_first_item_only(size: float) -> None:
     async with dss.open_hub[int](size) as hub:

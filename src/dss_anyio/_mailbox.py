@@ -706,8 +706,9 @@ class Mailbox:
             raise interrupt
         while self._meet_sender() and (most is None or len(self.items) < most):
             pass
+        batch: list[Any] = []
         for _ in range(MOST_MISSES):
-            many = len(self.items) if most is None else min(most, len(self.items))
+            many = len(self.items) if most is None else min(most - len(batch), len(self.items))
             if self._replaces:
                 entries = self._move(many)
             else:
@@ -721,14 +722,13 @@ class Mailbox:
                 self._free(len(entries))
                 self.received += len(entries)
                 return entries
-            batch = self._open_all(entries)
-            if batch or not entries:
-                return batch
-            # Nothing but husks, and what could not be decoded: that is not the end of the queue.
-        return []
+            self._open_all(entries, batch)
+            if not entries or (batch and (most is None or len(batch) == most or self._interrupt)):
+                break
+            # Husks, and what could not be decoded, are neither items nor the end of the queue.
+        return batch
 
-    def _open_all(self, entries: list[Any]) -> list[Any]:
-        batch: list[Any] = []
+    def _open_all(self, entries: list[Any], batch: list[Any]) -> None:
         for entry in entries:
             opened = self._open(entry)
             if opened is not None:
@@ -743,8 +743,8 @@ class Mailbox:
                     if received:
                         batch.append(item)
         if self._interrupt is not None and not batch:
-            return self.take_many(None)  # raises it
-        return batch
+            interrupt, self._interrupt = self._interrupt, None
+            raise interrupt
 
     def _move(self, many: int) -> list[Any]:
         """Move up to *many* entries out, and their places back, each pair in one single step.
