@@ -10,6 +10,7 @@ that is closed right there.
 
 from __future__ import annotations
 
+import gc
 import math
 import select
 import sys
@@ -232,12 +233,14 @@ def count_bytecodes_until_waiting() -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # as in ``before_bytecode``
     sys.settrace(trace)
     try:
         with pytest.raises(TimeoutError):
             world.source.send("first", timeout=0)
     finally:
         sys.settrace(before)
+        gc.enable()
     world.finish()
     return counted
 

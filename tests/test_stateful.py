@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import dss_anyio as dss
+from dss_anyio._waiting import acquire
 
 settings.register_profile(
     "default",
@@ -82,6 +84,11 @@ class Call(threading.Thread):
             self.outcome = self.func()
         except BaseException as exc:
             self.outcome = type(exc)
+
+    def sleeps(self) -> bool:
+        assert self.ident is not None
+        frame = sys._current_frames().get(self.ident)
+        return frame is not None and frame.f_code is acquire.__code__
 
     def returned(self) -> Any:
         self.join(10)
@@ -275,6 +282,9 @@ class Polled(RuleBasedStateMachine):
             self.line.append(entry)
             until(lambda: len(self.hub.blocked()) == blocked + 1)
             until(lambda: self.hub.statistics().tasks_waiting_send == len(self.line))
+            # It is in the line, and looks for room once more. A place that it holds meanwhile is
+            # not there for others.
+            until(entry.call.sleeps)
         elif entry.is_request:
             until(lambda: self.hub.statistics().sent == queued + 1)
         else:

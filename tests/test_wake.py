@@ -129,11 +129,16 @@ async def test_a_receiver_that_is_awake_is_not_woken(how: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_receiver_that_sleeps_is_woken_once_for_each_time_it_slept() -> None:
+    call_soon = call_soon_here()
     async with dss.open_hub[int]() as hub:
 
         def send() -> None:
             for number in range(20):
                 until(lambda: hub.statistics().tasks_waiting_receive)
+                # It is about to sleep, and looks once more. When the loop is back, it sleeps.
+                back = threading.Event()
+                call_soon(back.set)
+                assert back.wait(10)
                 hub.portal.send_many([number] * 10)
                 until(lambda: hub.statistics().received == 10 * (number + 1))
 

@@ -150,4 +150,7 @@ class Doorbell:
 
     def close(self) -> None:
         self._notifier.close()
-        self._listener.close()
+        try:
+            self._listener.close()
+        except OSError:
+            pass  # somebody has closed its descriptor; the end of the hub must not stop at that

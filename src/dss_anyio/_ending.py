@@ -29,6 +29,7 @@ from collections.abc import Callable
 
 from ._errors import hub_gone, other_process
 from ._mailbox import Mailbox, Source
+from ._waiting import SLICE
 from ._worker import start_daemon
 
 LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
@@ -104,7 +105,13 @@ def _stop(source: Source, errors: list[BaseException]) -> None:
 
     thread = start_daemon(run, f"dss_anyio: stopping {source.name}")
     if thread.ident is not None:
-        thread.join(min(source.stop_timeout, threading.TIMEOUT_MAX))
+        # In slices, as any wait of ours: see ``_waiting.acquire``.
+        deadline = time.monotonic() + source.stop_timeout
+        while not finished and thread.is_alive():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            thread.join(min(SLICE, left))
     if not finished:
         errors.append(
             TimeoutError(

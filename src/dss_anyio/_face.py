@@ -405,12 +405,14 @@ class Face(Generic[T_Item]):
 
 
 def tell(on_error: OnError | None, exc: BaseException, source: str | None) -> None:
-    """Hand *exc* to the user's hook, or to logging. Raises nothing."""
+    """Hand *exc* to the user's hook, or to logging. Raises only if the hook wants to leave."""
     try:
         if on_error is not None:
             on_error(exc, source)
             return
-    except Exception as again:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as again:
         again.__cause__ = exc
         exc = again
     of = "the hub's own portal" if source is None else f"source {source!r}"

@@ -360,13 +360,39 @@ class Mailbox:
                 self._overflow(lane, item)
                 return True
         own = lane.items
-        if own is None:
-            self.items.append(item)
-        else:
-            own.append(item)  # the item before the turn: whoever finds a turn finds an item
-            self.items.append(lane)
+        try:
+            if own is None:
+                self.items.append(item)
+            else:
+                own.append(item)  # the item before the turn: whoever finds a turn finds an item
+                try:
+                    self.items.append(lane)
+                except MemoryError:
+                    self._take_out(own, item)
+                    raise
+        except MemoryError:
+            self._give_up_place()
+            raise
         self.notify()
         return True
+
+    def _take_out(self, own: deque[Any], item: object) -> None:
+        """No memory for the turn of *item*, which is in its lane already.
+
+        There is one item more than turns, so whoever finds a turn finds an item even now. If
+        another one was put meanwhile, ours is received in its turn after all, and the other one
+        with the next of this lane, or handed back with it at the end.
+        """
+        last = own.pop()
+        if last is not item:
+            own.append(last)
+
+    def _give_up_place(self) -> None:
+        """No memory for an item that had a place already: nobody may miss that."""
+        if self.room is not None:
+            self.room.append(None)
+            if self.waiting:
+                self.admit()
 
     # ``put`` as one function for each portal, made when the portal is made. It finds everything in
     # its own cells, and calls nothing of ours: at this rate that is half of what an item costs. The
@@ -393,11 +419,19 @@ class Mailbox:
                         take_place()
                     except IndexError:
                         return otherwise(item)
-                if own is None:
-                    append(item)
-                else:
-                    own.append(item)
-                    append(lane)
+                try:  # see ``put``
+                    if own is None:
+                        append(item)
+                    else:
+                        own.append(item)
+                        try:
+                            append(lane)
+                        except MemoryError:
+                            self._take_out(own, item)
+                            raise
+                except MemoryError:
+                    self._give_up_place()
+                    raise
                 ring = take_bell(None, None)
                 if ring is not None:  # see ``notify``
                     try:
@@ -433,11 +467,19 @@ class Mailbox:
                 except IndexError:
                     otherwise(item, None)
                     return
-            if own is None:
-                append(item)
-            else:
-                own.append(item)
-                append(lane)
+            try:  # see ``put``
+                if own is None:
+                    append(item)
+                else:
+                    own.append(item)
+                    try:
+                        append(lane)
+                    except MemoryError:
+                        self._take_out(own, item)
+                        raise
+            except MemoryError:
+                self._give_up_place()
+                raise
             ring = take_bell(None, None)
             if ring is not None:  # see ``notify``
                 try:

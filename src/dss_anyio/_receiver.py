@@ -119,7 +119,22 @@ class Sleepers:
         )
 
     def report_errors(self) -> None:
-        tell_reports(self.mailbox, self._on_error)
+        """Tell what was reported. Whoever wants to leave in ``on_error`` leaves by a task.
+
+        Raised here it would cost those their wake who are about to be woken; and in a wake it would
+        end a whole trio run.
+        """
+        try:
+            tell_reports(self.mailbox, self._on_error)
+        except BaseException as exc:
+            task_group = self.mailbox.task_group()
+            if task_group is None:
+                raise
+            try:
+                self.mailbox.name_loop()  # in a wake no task is there to ask
+                task_group.start_soon(_leave, exc)
+            except RuntimeError:  # it has ended: we are called by the end of the hub
+                raise exc from None
 
     def wake_arrived(self) -> None:
         """A sender has called the wake. Must not raise: it would end a whole trio run."""
@@ -207,6 +222,10 @@ class Sleepers:
                 self.report_errors()
             else:
                 return first  # a sender has just taken it: its wake is on its way
+
+
+async def _leave(exc: BaseException) -> None:
+    raise exc
 
 
 class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import anyio
 from ._face import OnError
 from ._hub import Hub
 from ._mailbox import Overflow
+from ._waiting import SLICE
 
 
 class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as open_hub does
@@ -66,6 +67,8 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
             target=self._run_thread, name=f"dss_anyio: {self._hub.name}", daemon=True
         )
         self._thread.start()
+        while not self._opened.done():  # in slices: see ``_waiting.acquire``
+            wait((self._opened,), SLICE)
         self._leave = self._opened.result()
         return self._hub
 
@@ -79,5 +82,6 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
         assert call_soon is not None  # it was opened
         with suppress(RuntimeError):  # the loop is gone
             call_soon(self._leave.set)  # not by a portal, which may be closed
-        self._thread.join()
+        while self._thread.is_alive():
+            self._thread.join(SLICE)
         self._ended.result()

@@ -41,10 +41,8 @@ class WayIn:
         """From any thread, at any bytecode; never waits. Raises ``RunFinishedError`` at last."""
         self._calls.append(func)  # before it is announced
         bell = self._bell  # from here on it stays open until we let go of it: see ``_Bell``
-        if bell is None:
+        if bell is None or not bell.ring():
             self._run_sync_soon(self._arrived)
-        else:
-            bell.ring()
 
     def _arrived(self) -> None:
         if self._start_soon is not None:
@@ -93,14 +91,21 @@ class _Bell(socket.socket):
         bell.setblocking(False)
         return inside, bell
 
-    def ring(self) -> None:
+    def ring(self) -> bool:
+        """Have the line looked into. False if nobody listens here any more."""
         try:
             self.send(b"\0")
+        except BlockingIOError:
+            pass  # it is full, so it has been rung
         except OSError:
-            pass  # it is full, so it has been rung; or nobody listens any more
+            return False  # the hub has ended; or somebody has closed the descriptor of either end
+        return True
 
     def __del__(self) -> None:
-        self.close()
+        try:
+            self.close()
+        except OSError:
+            pass  # somebody has closed its descriptor
 
 
 class Nap:
