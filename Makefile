@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox bench soak mutants clean
+.PHONY: help demo test check docs tox bench soak suite mutants clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -15,6 +15,7 @@ help:
 	@echo "make tox     the tests on every CPython that is installed"
 	@echo "make bench   how fast it is, against everything else (15 minutes); BENCHARGS=--only-targets: 6"
 	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
+	@echo "make suite   anyio's own tests for what a hub and its portal do as well"
 	@echo "make mutants break the library, guard by guard, and see the tests fail"
 	@echo "make clean   remove what these have made"
 
@@ -52,6 +53,9 @@ bench: $(VENV)/ready-bench
 
 soak: $(VENV)/ready-test
 	$(RUN) tests/soak.py $(SOAKARGS)
+
+suite: $(VENV)/ready-suite
+	$(RUN) tests/suite_of_anyio.py $(SUITEARGS)
 
 mutants: $(VENV)/ready-test
 	$(RUN) tests/mutants.py
