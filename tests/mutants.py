@@ -78,6 +78,37 @@ MUTANTS = [
         "tests/test_ending.py -k forked_child",
     ),
     Mutant(
+        "P1",
+        "a thread that gives up a wrapped context manager leaves its task behind",
+        "_asking",
+        "            self._future.cancel()  # whoever gives up lets nobody work on it, as in ``call``\n",
+        "",
+        "tests/test_faults.py -k struck_and_leave",
+    ),
+    Mutant(
+        "P2",
+        "a sender that has no memory for an item keeps its place",
+        "_mailbox",
+        """        if self.room is not None:
+            self.room.append(None)
+            if self.waiting:
+                self.admit()
+
+    # ``put`` as""",
+        """        pass
+
+    # ``put`` as""",
+        "tests/test_faults.py -k without_memory",
+    ),
+    Mutant(
+        "P2",
+        "an item for whose turn there is no memory stays in its lane",
+        "_mailbox",
+        "        last = own.pop()\n        if last is not item:\n",
+        "        last = item\n        if last is not item:\n",
+        "tests/test_faults.py -k without_memory",
+    ),
+    Mutant(
         "P2",
         "a receiver that was woken and is cancelled keeps the wake",
         "_receiver",
@@ -174,6 +205,14 @@ MUTANTS = [
     ),
     Mutant(
         "P4",
+        "a wake by the short way into trio is lost if that was cut",
+        "_trio",
+        "        if bell is None or not bell.ring():\n",
+        "        if bell is None or bell.ring() is None:\n",
+        "tests/test_faults.py -k short_way",
+    ),
+    Mutant(
+        "P4",
         "the bell stays armed for the next sender",
         "_mailbox",
         """                ring = take_bell(None, None)
@@ -252,8 +291,8 @@ MUTANTS = [
         "P6",
         "a stop that never returns is waited for",
         "_ending",
-        "        thread.join(min(source.stop_timeout, threading.TIMEOUT_MAX))\n",
-        "        thread.join(45)\n",
+        "        join(thread, source.stop_timeout)\n",
+        "        join(thread, 45)\n",
         "tests/test_hub.py -k does_not_return_in_time",
     ),
     Mutant(
@@ -292,6 +331,19 @@ MUTANTS = [
         '            return self.settle("refused", exc)\n',
         '        return self.settle("refused", exc)\n',
         "tests/test_request.py tests/test_serve.py tests/test_calls.py",
+    ),
+    Mutant(
+        "P9",
+        "whoever wants to leave in on_error leaves in the wake of somebody else",
+        "_receiver",
+        """            task_group = self.mailbox.task_group()
+            if task_group is None:
+                raise
+""",
+        """            task_group = self.mailbox.task_group()
+            raise
+""",
+        "tests/test_faults.py -k leaves_by_a_task",
     ),
     Mutant(
         "P9",

@@ -27,6 +27,7 @@ from test_receiver import eventually
 
 import dss_anyio as dss
 from dss_anyio import _trio
+from dss_anyio._wake import call_soon_here
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -537,9 +538,19 @@ def test_who_wants_to_leave_in_on_error_leaves_by_a_task_of_the_hub(backend: str
     stopped: list[bool] = []
 
     async def main() -> None:
+        call_soon = call_soon_here()
         async with dss.open_hub[int](on_error=on_error) as hub:
             hub.register("library", cancel=lambda: stopped.append(True))
-            with threads(hub.portal.send_callback(lambda: 1 / 0)):
+            failing = hub.portal.send_callback(lambda: 1 / 0)
+
+            def fail() -> None:
+                until(lambda: hub.statistics().tasks_waiting_receive)
+                back = threading.Event()  # it is about to sleep; when the loop is back, it sleeps
+                call_soon(back.set)
+                assert back.wait(10)
+                failing()
+
+            with threads(fail):
                 await hub.receive()
 
     name, options = BACKENDS[backend]
@@ -769,7 +780,8 @@ def send_without_memory_here() -> None:
             told = hub.wait(0)
             right = hub.poll() == [*range(before)] + [-1] * accepted
             right = right and told == bool(before or accepted)
-            right = right and fill(portal.offer) == before + 3 == len(hub.poll())
+            right = right and fill(portal.offer) == before + 3
+            right = right and hub.poll() == ["filler"] * (before + 3)
             hub.close()
             check(call, accepted, right, outcome)
         hub = dss.open_polled_hub[Any](3)

@@ -33,4 +33,4 @@ def test_the_tests_that_the_page_names_are_there() -> None:
 
 
 def test_the_page_says_how_many_mutants_there_are() -> None:
-    assert f"**Mutants.** {len(MUTANTS)} guards" in PAGE
+    assert f"**Mutants** (`make mutants`). {len(MUTANTS)} guards" in PAGE

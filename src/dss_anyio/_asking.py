@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
@@ -16,7 +16,7 @@ from ._calling import begin_call, check_coroutine_function
 from ._errors import RAISE, NoReplyError, would_deadlock
 from ._mailbox import Lane, Mailbox
 from ._request import Question
-from ._waiting import SLICE, acquire, check_timeout
+from ._waiting import acquire, check_timeout, result
 from ._wake import call_soon_here
 
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -358,12 +358,10 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
         self._info = exc_type, exc_val, exc_tb
         try:
             self._asker.call(self._leave.set)
-            while not self._future.done():  # in slices: see ``_waiting.acquire``
-                wait((self._future,), SLICE)
+            return result(self._future)
         except BaseException:
             self._future.cancel()  # whoever gives up lets nobody work on it, as in ``call``
             raise
-        return self._future.result()
 
 
 class _Status:

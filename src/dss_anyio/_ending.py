@@ -29,7 +29,7 @@ from collections.abc import Callable
 
 from ._errors import hub_gone, other_process
 from ._mailbox import Mailbox, Source
-from ._waiting import SLICE
+from ._waiting import join
 from ._worker import start_daemon
 
 LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
@@ -105,13 +105,7 @@ def _stop(source: Source, errors: list[BaseException]) -> None:
 
     thread = start_daemon(run, f"dss_anyio: stopping {source.name}")
     if thread.ident is not None:
-        # In slices, as any wait of ours: see ``_waiting.acquire``.
-        deadline = time.monotonic() + source.stop_timeout
-        while not finished and thread.is_alive():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                break
-            thread.join(min(SLICE, left))
+        join(thread, source.stop_timeout)
     if not finished:
         errors.append(
             TimeoutError(

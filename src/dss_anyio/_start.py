@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Any
@@ -13,7 +13,7 @@ import anyio
 from ._face import OnError
 from ._hub import Hub
 from ._mailbox import Overflow
-from ._waiting import SLICE
+from ._waiting import join, result
 
 
 class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as open_hub does
@@ -67,9 +67,7 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
             target=self._run_thread, name=f"dss_anyio: {self._hub.name}", daemon=True
         )
         self._thread.start()
-        while not self._opened.done():  # in slices: see ``_waiting.acquire``
-            wait((self._opened,), SLICE)
-        self._leave = self._opened.result()
+        self._leave = result(self._opened)
         return self._hub
 
     def __exit__(
@@ -82,6 +80,5 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
         assert call_soon is not None  # it was opened
         with suppress(RuntimeError):  # the loop is gone
             call_soon(self._leave.set)  # not by a portal, which may be closed
-        while self._thread.is_alive():
-            self._thread.join(SLICE)
+        join(self._thread)
         self._ended.result()

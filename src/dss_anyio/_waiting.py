@@ -1,10 +1,14 @@
-"""How a thread waits: for a lock, in slices, with a time limit."""
+"""How a thread waits: in slices, for a lock, for a thread, for a future."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from concurrent.futures import Future, wait
+from typing import TypeVar
+
+T_Value = TypeVar("T_Value")
 
 SLICE = 1.0  # seconds
 
@@ -39,3 +43,20 @@ def acquire(lock: threading.Lock, timeout: float | None) -> bool:
         if time.monotonic() >= deadline:
             return False
     return True
+
+
+def join(thread: threading.Thread, timeout: float = math.inf) -> None:
+    """Wait until *thread* has ended, *timeout* seconds at most. In slices, as :func:`acquire`."""
+    deadline = time.monotonic() + timeout
+    while thread.is_alive():
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        thread.join(min(SLICE, left))
+
+
+def result(future: Future[T_Value]) -> T_Value:
+    """Wait for what *future* comes to, and return or raise it. In slices, as :func:`acquire`."""
+    while not future.done():
+        wait((future,), SLICE)
+    return future.result()
