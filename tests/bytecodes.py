@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import dis
 import gc
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from functools import cache
+from types import CodeType, FrameType
 from typing import Any
 
 import dss_anyio as dss
 
+# These read and write nothing but the frame that runs them, and let go of nothing. (What may free
+# an object is not among them: a finalizer could run there.)
+OF_ITS_OWN = (
+    *("LOAD_FAST", "LOAD_CONST", "LOAD_CLOSURE", "PUSH_NULL", "COPY", "SWAP", "DUP_TOP", "ROT_"),
+    *("PRECALL", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG", "JUMP_", "SETUP_", "POP_BLOCK"),
+)
+
+
+@cache
+def shared(code: CodeType) -> set[int]:
+    """Where *code* has bytecodes that may see, or be seen by, somebody else."""
+    return {
+        each.offset for each in dis.get_instructions(code) if not each.opname.startswith(OF_ITS_OWN)
+    }
+
 
 @contextmanager
-def before_bytecode(at: int, intrude: Callable[[], object]) -> Iterator[list[bool]]:
+def before_bytecode(
+    at: int, intrude: Callable[[], object], only_shared: bool = False
+) -> Iterator[list[bool]]:
     """Call *intrude* before bytecode number *at* that this thread runs inside of the library.
 
-    Yields a list that is not empty once that has happened.
+    Yields a list that is not empty once that has happened. With *only_shared* it counts those only
+    before which it makes a difference, if *intrude* does not raise. If it raises, all may differ,
+    because it may be outside of a ``try`` or inside.
     """
     left = at
     intruded: list[bool] = []
@@ -27,6 +48,8 @@ def before_bytecode(at: int, intrude: Callable[[], object]) -> Iterator[list[boo
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and not intruded:
+            if only_shared and frame.f_lasti not in shared(frame.f_code):
+                return trace
             if not left:
                 intruded.append(True)
                 sys.settrace(None)
@@ -44,9 +67,11 @@ def before_bytecode(at: int, intrude: Callable[[], object]) -> Iterator[list[boo
         gc.enable()
 
 
-def run_interrupted(act: Callable[[], object], intrude: Callable[[], object], at: int) -> bool:
+def run_interrupted(
+    act: Callable[[], object], intrude: Callable[[], object], at: int, only_shared: bool = False
+) -> bool:
     """Call *act*, and *intrude* before its bytecode number *at*. False if there is no such one."""
-    with before_bytecode(at, intrude) as intruded:
+    with before_bytecode(at, intrude, only_shared) as intruded:
         act()
     return bool(intruded)
 

@@ -6,6 +6,7 @@ No test sleeps in order to wait for something: it waits for reported state, with
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import sys
 import threading
@@ -87,6 +88,15 @@ def threads(
     assert not stuck, f"threads that did not return: {stuck}"
     if errors:
         raise errors[0]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def little_to_collect() -> Iterator[None]:
+    """Let the tests' own collections look at what the tests have made, and at nothing older."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import math
 import unittest
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -86,14 +85,6 @@ class Queue:
 
     def full(self) -> bool:
         return len(self.hub) == self.maxsize
-
-
-@pytest.fixture(autouse=True)
-def little_to_collect() -> Iterator[None]:
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def leave_out(tests: type[unittest.TestCase]) -> type[unittest.TestCase]:

@@ -8,13 +8,16 @@ the last resort: whoever is not released keeps the process from exiting.
 from __future__ import annotations
 
 import gc
+import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -36,6 +39,7 @@ from dss_anyio._mailbox import Blocked, Lane, Mailbox, Source
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
 
+WAYS_OUT = Path(__file__).with_name("ways_out")
 LOOPS = ["asyncio", "uvloop", "trio"]
 RELEASED = [
     f"{who} is released, then nothing is accepted"
@@ -62,28 +66,47 @@ class Left:
         return set(RELEASED[:4]) <= set(self.lines)
 
 
+starters: list[socket.socket] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def starter() -> Iterator[None]:
+    """A process that becomes the programs: see ``ways_out/start.py``."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-X", "dev", WAYS_OUT / "start.py"], stdin=theirs
+        )
+    with process, ours:
+        starters[:] = [ours]
+        yield
+    assert process.returncode == 0
+
+
 def leave(program: str, *arguments: str) -> Left:
     """Run a program of ``ways_out`` to its end. It gets a SIGINT when a line asks for it."""
-    path = Path(__file__).with_name("ways_out") / f"{program}.py"
-    with tempfile.TemporaryFile("w+") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-X", "dev", path, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        assert process.stdin is not None and process.stdout is not None
+    says_here, says = os.pipe()
+    reads, reads_here = os.pipe()
+    with (
+        tempfile.TemporaryFile("w+") as stderr,
+        open(says_here) as stdout,
+        open(reads_here, "wb", buffering=0) as stdin,
+        starters[0].makefile("r") as answers,
+    ):
+        message = json.dumps([str(WAYS_OUT / f"{program}.py"), *arguments]).encode()
+        socket.send_fds(starters[0], [message], [reads, says, stderr.fileno()])
+        os.close(reads)
+        os.close(says)
+        process = int(answers.readline())
         lines: list[str] = []
-        with process:
-            for line in process.stdout:
-                lines.append(line.strip())
-                if lines[-1] == "SIGINT":
-                    process.send_signal(signal.SIGINT)
-                    process.stdin.write("!")
-                    process.stdin.flush()
+        for line in stdout:
+            lines.append(line.strip())
+            if lines[-1] == "SIGINT":
+                os.kill(process, signal.SIGINT)
+                stdin.write(b"!")
+        status = os.waitstatus_to_exitcode(int(answers.readline()))
         stderr.seek(0)
-        return Left(process.returncode, lines, stderr.read())
+        return Left(status, lines, stderr.read())
 
 
 def check(

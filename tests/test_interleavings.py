@@ -94,7 +94,7 @@ def every_bytecode(
     at = 0
     while True:
         world = make()
-        intruded = run_interrupted(lambda: act(world), lambda: intrude(world), at)
+        intruded = run_interrupted(lambda: act(world), lambda: intrude(world), at, only_shared=True)
         yield world
         if not intruded:
             assert at > 5, "the first call was hardly traced at all"
