@@ -10,12 +10,12 @@ import gc
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from dss_anyio.testing import nothing_left_behind
 
 # A shell starts what runs in the background with SIGINT ignored; then Ctrl-C could not be tested.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -40,17 +40,6 @@ def backend_name(anyio_backend: Any) -> str:
     return str(anyio_backend[0])
 
 
-def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Block until *condition* is true, by looking again and again; fail after *timeout* seconds.
-
-    For state that is reported but has no event to wait for, such as ``hub.blocked()``.
-    """
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"not true within {timeout} s: {condition}"
-        time.sleep(0.0005)
-
-
 def strike(thread: int, exc: type[BaseException], struck: threading.Event) -> None:
     """Raise *exc* in *thread*, again and again until *struck* is set.
 
@@ -59,35 +48,6 @@ def strike(thread: int, exc: type[BaseException], struck: threading.Event) -> No
     while not struck.is_set():
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(exc))
         struck.wait(3)  # seconds; the library looks every second at least
-
-
-@contextmanager
-def threads(
-    *funcs: Callable[[], object], timeout: float = 20.0
-) -> Iterator[list[threading.Thread]]:
-    """Run *funcs* in threads, started together; in the end all have returned, and none raised."""
-    errors: list[BaseException] = []
-    barrier = threading.Barrier(len(funcs))
-
-    def run(func: Callable[[], object]) -> None:
-        try:
-            barrier.wait(timeout)
-            func()
-        except BaseException as exc:
-            errors.append(exc)
-
-    started = [threading.Thread(target=run, args=(func,), daemon=True) for func in funcs]
-    for thread in started:
-        thread.start()
-    try:
-        yield started
-    finally:
-        for thread in started:
-            thread.join(timeout)
-        stuck = [thread for thread in started if thread.is_alive()]
-    assert not stuck, f"threads that did not return: {stuck}"
-    if errors:
-        raise errors[0]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -106,3 +66,13 @@ def switching_fast() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.fixture(autouse=True)
+def checked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves a thread or an open hub to the next one."""
+    if request.node.get_closest_marker("leaves_something"):
+        yield
+        return
+    with nothing_left_behind(dropped=True, undelivered=True, errors=True):
+        yield

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 import anyio
 import pytest
 from bytecodes import run_interrupted
-from conftest import threads, until
 from test_datagram import udp_socket
 
 import dss_anyio as dss
+from dss_anyio.testing import threads, until
 
 pytestmark = pytest.mark.anyio
 

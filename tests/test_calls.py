@@ -29,11 +29,11 @@ import anyio.lowlevel
 import pytest
 import sniffio
 from anyio import BrokenResourceError, ClosedResourceError
-from conftest import BACKENDS, strike, threads, until
-from test_receiver import eventually
+from conftest import BACKENDS, strike
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
+from dss_anyio.testing import eventually, threads, until
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

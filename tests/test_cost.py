@@ -20,10 +20,10 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import threads
 
 import dss_anyio as dss
 from dss_anyio._receiver import TURN
+from dss_anyio.testing import threads
 
 
 def is_ours(frame: FrameType) -> bool:

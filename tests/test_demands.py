@@ -24,12 +24,11 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from conftest import until
 from test_foreign import CPool, c_library
 from test_guests_that_ask import WebServer, get
-from test_receiver import eventually
 
 import dss_anyio as dss
+from dss_anyio.testing import eventually, until
 
 pytestmark = pytest.mark.anyio
 

@@ -28,13 +28,14 @@ import anyio
 import anyio.lowlevel
 import pytest
 from bytecodes import before_bytecode
-from conftest import WITHOUT_GIL, threads, until
+from conftest import WITHOUT_GIL
 
 import dss_anyio as dss
 from dss_anyio import _ending
 from dss_anyio._ending import end_source, end_sources
 from dss_anyio._errors import hub_gone
 from dss_anyio._mailbox import Blocked, Lane, Mailbox, Source
+from dss_anyio.testing import threads, until
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup

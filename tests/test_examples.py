@@ -139,6 +139,10 @@ OUTPUT = {
         "received 18",
         "meter: ValueError(\"invalid literal for int() with base 10: 'seventeen'\")",
     ],
+    "howto/test_binding.py": [
+        "test_a_reading_arrives_from_a_thread_that_c_has_made passed",
+        "test_readings_wait_until_somebody_looks passed",
+    ],
     "howto/forked.py": [
         "accepted in the child: False",
         "accepted in the parent: True",

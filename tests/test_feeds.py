@@ -12,10 +12,10 @@ import anyio
 import anyio.lowlevel
 import pytest
 from bytecodes import run_interrupted
-from conftest import BACKENDS, threads, until
-from test_receiver import eventually
+from conftest import BACKENDS
 
 import dss_anyio as dss
+from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio
 

@@ -26,9 +26,10 @@ from typing import Any, Literal
 import anyio
 import anyio.to_thread
 import pytest
-from conftest import WITHOUT_GIL, until
+from conftest import WITHOUT_GIL
 
 import dss_anyio as dss
+from dss_anyio.testing import until
 
 pytestmark = pytest.mark.anyio
 

@@ -22,10 +22,11 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
-from conftest import BACKENDS, threads, until
-from test_receiver import asleep, eventually
+from conftest import BACKENDS
+from test_receiver import asleep
 
 import dss_anyio as dss
+from dss_anyio.testing import eventually, threads, until
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

@@ -16,11 +16,11 @@ from typing import Any
 import anyio
 import pytest
 from bytecodes import run_interrupted
-from conftest import threads, until
 
 import dss_anyio as dss
 from dss_anyio._errors import hub_gone, portal_aborted, portal_closed
 from dss_anyio._mailbox import MOST_REPORTS, Blocked, Counter, Lane, Mailbox, Source
+from dss_anyio.testing import threads, until
 
 POLICIES = ["block", "drop_oldest", "drop_newest"]
 DROPPING = ["drop_oldest", "drop_newest"]

@@ -22,7 +22,6 @@ import anyio
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream
 from bytecodes import run_interrupted
-from conftest import threads, until
 from test_datagram import (
     address_of,
     drained,
@@ -33,6 +32,7 @@ from test_datagram import (
 )
 
 import dss_anyio as dss
+from dss_anyio.testing import threads, until
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

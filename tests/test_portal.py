@@ -6,7 +6,6 @@ tests the hub of each backend and the polled one: it is called in the hub's own 
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import itertools
 import math
@@ -24,9 +23,10 @@ import anyio
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
 from bytecodes import run_interrupted
-from conftest import BACKENDS, threads, until
+from conftest import BACKENDS
 
 import dss_anyio as dss
+from dss_anyio.testing import CThread, threads, until
 
 AnyHub: TypeAlias = "dss.Hub[Any] | dss.PolledHub[Any]"
 
@@ -121,22 +121,17 @@ def foreign_thread(call: Call) -> None:
 def thread_that_c_made(call: Call) -> None:
     if sys.platform == "win32":
         pytest.skip("needs pthreads")
-    libc = ctypes.CDLL(None)
-    ident = ctypes.c_void_p()
-    entry = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(call)
-    assert libc.pthread_create(ctypes.byref(ident), None, entry, None) == 0
-    _c_threads.append((libc, ident, entry))
+    _c_threads.append(CThread(call))
 
 
-_c_threads: list[tuple[Any, Any, Any]] = []
+_c_threads: list[CThread[None]] = []
 
 
 @pytest.fixture(autouse=True)
 def join_c_threads() -> Iterator[None]:
     yield
     while _c_threads:
-        libc, ident, _ = _c_threads.pop()
-        assert libc.pthread_join(ident, None) == 0
+        _c_threads.pop().join()
 
 
 def thread_of_another_loop(backend: str, call: Call) -> None:

@@ -17,18 +17,11 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
-from conftest import threads, until
 
 import dss_anyio as dss
+from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio
-
-
-async def eventually(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """As ``until``, but the event loop goes on meanwhile."""
-    with anyio.fail_after(timeout):
-        while not condition():
-            await anyio.sleep(0.0005)
 
 
 async def asleep(receiver: Any, many: int = 1) -> None:

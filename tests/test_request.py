@@ -27,11 +27,12 @@ import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
 from bytecodes import run_interrupted
-from conftest import BACKENDS, strike, threads, until
-from test_receiver import asleep, eventually
+from conftest import BACKENDS, strike
+from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
+from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio
 

@@ -16,10 +16,11 @@ import anyio
 import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError
-from test_receiver import asleep, eventually
+from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
+from dss_anyio.testing import eventually
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup, ExceptionGroup

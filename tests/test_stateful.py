@@ -24,13 +24,14 @@ from typing import Any
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from conftest import WITHOUT_GIL, until
+from conftest import WITHOUT_GIL
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import dss_anyio as dss
 from dss_anyio._waiting import acquire
+from dss_anyio.testing import until
 
 settings.register_profile(
     "default",

@@ -21,9 +21,9 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import threads, until
 
 import dss_anyio as dss
+from dss_anyio.testing import threads, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("switching_fast")]
 

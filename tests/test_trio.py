@@ -15,11 +15,11 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import threads, until
 
 import dss_anyio as dss
 from dss_anyio import _trio
 from dss_anyio._wake import WayIn
+from dss_anyio.testing import threads, until
 
 trio = pytest.importorskip("trio")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts /proc/self/fd")

@@ -17,11 +17,12 @@ import anyio.lowlevel
 import pytest
 from anyio.lowlevel import current_token
 from bytecodes import run_interrupted
-from conftest import BACKENDS, WITHOUT_GIL, threads, until
-from test_receiver import asleep, eventually
+from conftest import BACKENDS, WITHOUT_GIL
+from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio._wake import Nap, call_soon_here, nap_in, native_loop, when_loop_closes
+from dss_anyio.testing import eventually, threads, until
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
 
@@ -540,6 +541,7 @@ def test_a_thread_is_released_when_the_loop_is_closed_under_the_hub(
     task._log_destroy_pending = False  # asyncio would complain of the task, and rightly so
 
 
+@pytest.mark.leaves_something  # the end is completed by the collection of the hub
 @pytest.mark.parametrize("backend", ASYNCIO)
 def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
     backend: str, no_collection: None

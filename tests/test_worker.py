@@ -13,10 +13,10 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from conftest import BACKENDS, until
-from test_receiver import eventually
+from conftest import BACKENDS
 
 from dss_anyio._worker import Worker, start_daemon
+from dss_anyio.testing import eventually, until
 
 
 def run_python(program: str) -> list[str]:

@@ -87,6 +87,9 @@ class BlockedCall(NamedTuple):
     thread_name: str | None  #: its name, if it is a thread that Python has made
 
 
+openings: list[Callable[[Face[Any]], object]] = []  # told of each hub that is opened: for tests
+
+
 class Face(Generic[T_Item]):
     """A hub without its way of receiving."""
 
@@ -128,6 +131,8 @@ class Face(Generic[T_Item]):
         self._mailbox.come_home()
         self._unwatch = watch(self._mailbox)
         self._left_open = True
+        for note in openings:
+            note(self)
 
     def _left(self) -> None:
         unwatch, self._unwatch = self._unwatch, None  # another thread may be closing it, too
