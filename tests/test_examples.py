@@ -143,6 +143,13 @@ OUTPUT = {
         "test_a_reading_arrives_from_a_thread_that_c_has_made passed",
         "test_readings_wait_until_somebody_looks passed",
     ],
+    "howto/metrics.py": [
+        'dss_items_total{end="received",hub="meters"} 1.0',
+        'dss_items_total{end="dropped",hub="meters"} 1.0',
+        'dss_items_total{end="undelivered",hub="meters"} 0.0',
+        'dss_queued{hub="meters"} 1.0',
+        'dss_blocked{hub="meters"} 0.0',
+    ],
     "howto/forked.py": [
         "accepted in the child: False",
         "accepted in the parent: True",
@@ -238,6 +245,7 @@ SHOWN = [
     "howto/call.py",
     "howto/sync_program.py",
     "howto/tk_call.py",
+    "howto/metrics.py",
 ]
 # The order, or how an item falls into batches, is a matter of chance there.
 UNORDERED = {"howto/select_loop.py", "uses/sdk/sdk.py", "uses/web_server.py", "uses/gui.py"}
@@ -262,6 +270,7 @@ def missing(name: str) -> str | None:
         *((name, "_tkinter") for name in TK),
         ("howto/qt_loop.py", "PySide6"),
         ("howto/game_loop.py", "pygame"),
+        ("howto/metrics.py", "prometheus_client"),
         ("uses/web_wsgi.py", "waitress"),
         ("uses/watch_folder.py", "watchdog"),
         ("uses/synthesizer.py", "miniaudio"),

@@ -22,11 +22,13 @@ PACKAGE = Path(dss.__file__).parent
 # The house: a module imports from the floors below its own only.
 HOUSE = [
     {"testing"},
+    {"__main__"},
+    {"_top", "_doctor"},
     {"__init__"},
     {"_start"},
     {"_hub", "_polled"},
     {"_serve"},
-    {"_receiver"},
+    {"_receiver", "_watching"},
     {"_face"},
     {"_darksidesync"},
     {"_portal", "_ending"},
@@ -35,7 +37,7 @@ HOUSE = [
     {"_mailbox", "_worker", "_datagram"},
     {"_request"},
     {"_wake"},
-    {"_trio", "_errors", "_counter", "_waiting", "_api"},
+    {"_trio", "_errors", "_counter", "_waiting", "_api", "_place"},
 ]
 FLOOR = {module: -depth for depth, modules in enumerate(HOUSE) for module in modules}
 
@@ -124,6 +126,10 @@ SURFACE: dict[Any, dict[str, str | None]] = {
         "poll": "(self, max_items=None)",
         "wait": "(self, timeout=None)",
         "wake_address": None,
+    },
+    dss.serve_statistics: {
+        "close": "(self)",
+        "path": None,
     },
 }
 OPEN_HUB = "(max_buffer_size=1024, *, overflow='block', name=None, on_error=None)"

@@ -16,6 +16,7 @@ from ._portal import Portal
 from ._receiver import Receiver
 from ._request import Request, RequestStatistics
 from ._start import start_hub
+from ._watching import serve_statistics
 
 __all__ = [
     "Api1",
@@ -36,5 +37,6 @@ __all__ = [
     "SourceStatistics",
     "open_hub",
     "open_polled_hub",
+    "serve_statistics",
     "start_hub",
 ]

@@ -26,6 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 from ._errors import hub_gone, other_process
 from ._mailbox import Mailbox, Source
@@ -148,6 +149,13 @@ def watch(mailbox: Mailbox) -> Callable[[], object]:
 
     _open_mailboxes[key] = weakref.ref(mailbox, forget)
     return forget
+
+
+def open_hubs() -> list[Any]:
+    """The hubs of this process whose end is not complete, oldest first. From any thread."""
+    mailboxes = [ref() for ref in list(_open_mailboxes.values())]
+    hubs = [mailbox.hub() for mailbox in mailboxes if mailbox is not None]
+    return [hub for hub in hubs if hub is not None]
 
 
 def abandon(mailbox: Mailbox) -> None:

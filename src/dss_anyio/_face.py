@@ -129,6 +129,7 @@ class Face(Generic[T_Item]):
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
         self._mailbox.come_home()
+        self._mailbox.hub = ref(self)  # before it can be found by ``open_hubs``
         self._unwatch = watch(self._mailbox)
         self._left_open = True
         for note in openings:
@@ -400,12 +401,17 @@ class Face(Generic[T_Item]):
     def _wake_failures(self) -> int:
         return 0
 
+    @property
+    def _state(self) -> str:
+        mailbox = self._mailbox
+        return "ended" if mailbox.ended else "senders closed" if mailbox.refusal else "open"
+
     def __repr__(self) -> str:
         mailbox = self._mailbox
-        state = "ended" if mailbox.ended else "senders closed" if mailbox.refusal else "open"
         return (
-            f"<{type(self).__name__} {self.name!r}: {state}, {len(mailbox)} of {mailbox.limit} "
-            f"queued, {len(mailbox.blocked)} blocked, {len(mailbox.sources)} sources>"
+            f"<{type(self).__name__} {self.name!r}: {self._state}, "
+            f"{len(mailbox)} of {mailbox.limit} queued, {len(mailbox.blocked)} blocked, "
+            f"{len(mailbox.sources)} sources>"
         )
 
 

@@ -224,6 +224,7 @@ class Mailbox:
         "errors",
         "has_tasks",
         "home",
+        "hub",
         "husks",
         "items",
         "lanes",
@@ -271,6 +272,7 @@ class Mailbox:
         self.reports: deque[tuple[str | None, BaseException]] = deque(maxlen=MOST_REPORTS)
         self.refusal: Refusal | None = None  # why nobody may send any more
         self.ended: bool = False
+        self.hub: Callable[[], Any] = _nothing  # a weak reference to it, once it is open
         self.home: threading.Thread | None = None  # the one that receives
         self._home_ident: int | None = None
         self.received: int = 0  # written in the receiving thread only

@@ -1,0 +1,56 @@
+"""``python -m dss_anyio``: look at the hubs of running programs, or at this machine."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m dss_anyio", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    what = "watch the hubs of programs that have called dss_anyio.serve_statistics()"
+    top = commands.add_parser("top", help=what, description=f"{what}. Ctrl-C ends it.")
+    top.add_argument("--once", action="store_true", help="look once; exit code 1 if nobody answers")
+    top.add_argument("--json", action="store_true", help="print JSON, one line for each look")
+    top.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks"
+    )
+    top.add_argument(
+        "programs", nargs="*", metavar="PID_OR_PATH", help="default: all programs of this user"
+    )
+
+    what = "look at what a hub is going to find on this machine"
+    doctor = commands.add_parser("doctor", help=what, description=f"{what}. Takes two seconds.")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "top":
+            from ._top import watch
+
+            return watch(options.programs, options.interval, options.once, options.json)
+        from ._doctor import examine
+
+        return examine(options.json)
+    except KeyboardInterrupt:
+        return 0 if options.command == "top" else 130  # it is how one leaves the first
+    except BrokenPipeError:  # "| head" has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its exit
+        return 0
+    except (OSError, RuntimeError) as exc:
+        print(f"error: {exc}", file=sys.stderr)
+        return 2
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.01 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0.01 and 86400 seconds")
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
