@@ -75,10 +75,6 @@ $(VENV)/ready:
 	@$(PIP) install --upgrade 'pip>=25.1'  # the first that installs dependency groups
 	@touch $@
 
-$(VENV)/ready-demo: $(VENV)/ready pyproject.toml
-	$(PIP) install --editable '.[trio,examples]'
-	@touch $@
-
 $(VENV)/ready-%: $(VENV)/ready pyproject.toml
 	$(PIP) install --editable . --group $*
 	@touch $@

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 # The page that shows the programs of a folder.
-FOLDERS = ("tutorial", "howto", "uses")
-PAGES = ("index", "tutorial", "howto", "examples", "porting")
+FOLDERS = ("tutorial", "howto", "uses", "coming_from")
+PAGES = ("index", "tutorial", "howto", "examples", "porting", "coming_from")
 
 # What each program prints. The docs show it as well if it is in SHOWN.
 OUTPUT = {
@@ -231,11 +231,31 @@ OUTPUT = {
         "alan is at 199, 100",
         "fewer frames than positions: True",
     ],
+    "coming_from/janus_queue.py": [
+        "cannot use 1",
+        "the thread still waits: True",
+        "the thread gets ShutDown",
+        "the thread gets BrokenResourceError",
+        "cannot use 1",
+    ],
+    "coming_from/culsans_queue.py": 2 * ["1", "4", "9", "all results are there"],
+    "coming_from/blocking_portal.py": [*(2 * ["42 44", "100 items"]), "42 44", "42 44"],
+    "coming_from/run_coroutine.py": [
+        "no answer in time",
+        "the handler has worked for nobody",
+        "no answer in time",
+        "the handler is cancelled",
+    ],
+    "coming_from/call_soon.py": [
+        *(2 * ["the loop gets QueueFull()"]),
+        *("received 0", "received 1", "accepted: [True, True, False, False]"),
+        *("received 0", "received 1"),
+    ],
 }
 # These never end; each has a test of its own.
 HANGING = {"uses/shutdown_broken.py"}
 SHOWN = [
-    *(name for name in OUTPUT if name.startswith(("tutorial/", "uses/"))),
+    *(name for name in OUTPUT if name.startswith(("tutorial/", "uses/", "coming_from/"))),
     "howto/shut_down.py",
     "howto/errors.py",
     "howto/old_binding.py",
@@ -248,7 +268,14 @@ SHOWN = [
     "howto/metrics.py",
 ]
 # The order, or how an item falls into batches, is a matter of chance there.
-UNORDERED = {"howto/select_loop.py", "uses/sdk/sdk.py", "uses/web_server.py", "uses/gui.py"}
+UNORDERED = {
+    "howto/select_loop.py",
+    "uses/sdk/sdk.py",
+    "uses/web_server.py",
+    "uses/gui.py",
+    "coming_from/janus_queue.py",
+    "coming_from/run_coroutine.py",
+}
 # These have a window.
 TK = ("howto/tk_window.py", "howto/tk_call.py", "uses/gui.py")
 # After the backend; with a file to write, nothing is to be heard.
@@ -271,6 +298,8 @@ def missing(name: str) -> str | None:
         ("howto/qt_loop.py", "PySide6"),
         ("howto/game_loop.py", "pygame"),
         ("howto/metrics.py", "prometheus_client"),
+        ("coming_from/janus_queue.py", "janus"),
+        ("coming_from/culsans_queue.py", "culsans"),
         ("uses/web_wsgi.py", "waitress"),
         ("uses/watch_folder.py", "watchdog"),
         ("uses/synthesizer.py", "miniaudio"),

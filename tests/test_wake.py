@@ -541,7 +541,7 @@ def test_a_thread_is_released_when_the_loop_is_closed_under_the_hub(
     task._log_destroy_pending = False  # asyncio would complain of the task, and rightly so
 
 
-@pytest.mark.leaves_something  # the end is completed by the collection of the hub
+@pytest.mark.leaves_something  # anyio keeps a task that is never resumed, and that keeps its hub
 @pytest.mark.parametrize("backend", ASYNCIO)
 def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
     backend: str, no_collection: None

@@ -163,6 +163,11 @@ def command(*arguments: str, runtime: Path, **kwargs: Any) -> subprocess.Complet
     )
 
 
+def names(program: Any) -> list[str]:
+    """Of its hubs. Other tests may have left some, whose loops were closed under them."""
+    return [hub["name"] for hub in program["hubs"]]
+
+
 def named(program: Any, name: str) -> Any:
     [hub] = [hub for hub in program["hubs"] if hub["name"] == name]
     return hub
@@ -228,7 +233,7 @@ def test_a_hub_is_told_of_as_long_as_its_end_is_not_complete(backend: str, runti
         assert go_on.wait(10)
 
     with dss.serve_statistics(runtime / "s") as served:
-        assert ask(served.path)["hubs"] == []
+        assert "mine" not in names(ask(served.path))
 
         def end() -> None:
             hubs = dss.start_hub(name="mine", backend=name, backend_options=options)
@@ -242,7 +247,7 @@ def test_a_hub_is_told_of_as_long_as_its_end_is_not_complete(backend: str, runti
             assert stopping.wait(10)
             assert named(ask(served.path), "mine")["state"] == "ended"
             go_on.set()
-        assert ask(served.path)["hubs"] == []
+        assert "mine" not in names(ask(served.path))
 
 
 def test_hubs_may_open_and_end_while_somebody_looks(runtime: Path) -> None:
@@ -259,9 +264,7 @@ def test_hubs_may_open_and_end_while_somebody_looks(runtime: Path) -> None:
                 seen = 0
                 for _ in range(50):
                     connection.sendall(b"\n")
-                    hubs = json.loads(lines.readline())["hubs"]
-                    assert all(hub["name"] == "short" for hub in hubs)
-                    seen += len(hubs)
+                    seen += names(json.loads(lines.readline())).count("short")
         finally:
             ended.set()
     assert seen > 0
@@ -276,7 +279,7 @@ def test_who_is_watched_is_not_kept_alive(runtime: Path) -> None:
         del hub
         gc.collect()
         until(lambda: forgotten() is None)
-        assert ask(served.path)["hubs"] == []
+        assert "forgotten" not in names(ask(served.path))
         assert not portal.offer(1)  # it was kept, and has not kept the hub
 
 

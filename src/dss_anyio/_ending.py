@@ -154,7 +154,7 @@ def watch(mailbox: Mailbox) -> Callable[[], object]:
 def open_hubs() -> list[Any]:
     """The hubs of this process whose end is not complete, oldest first. From any thread."""
     mailboxes = [ref() for ref in list(_open_mailboxes.values())]
-    hubs = [mailbox.hub() for mailbox in mailboxes if mailbox is not None]
+    hubs = [mailbox.hub() for mailbox in mailboxes if mailbox is not None and not mailbox.swept]
     return [hub for hub in hubs if hub is not None]
 
 

@@ -102,5 +102,5 @@ def by_an_end_that_was_stopped() -> None:
 
 
 globals()[sys.argv[1]]()
-crowd.wait_until_released()
+crowd.see_off()
 say("over")

@@ -153,12 +153,15 @@ class Crowd:
 
     One of those that send, and one of those that ask, was made by C.
 
-    The callers are daemons, and nobody ever stops them: they are still at it when Python exits.
+    The callers are daemons, and go on until they are seen off, or else until Python exits.
     """
 
     def __init__(self) -> None:
         self._inside = 0
         self._left = threading.Semaphore(0)
+        self._over = False
+        self._callers: list[threading.Thread] = []
+        self._in_c: list[ctypes.c_void_p] = []
 
     def come(self, hub: dss.Hub[Any] | dss.PolledHub[Any]) -> None:
         """Start the threads. The hub must be small, and a portal of it has to be free."""
@@ -174,10 +177,16 @@ class Crowd:
         ):
             args = who, its, call
             threading.Thread(target=self._go_on, args=args, name=who, daemon=False).start()
-        start_in_c(lambda: self._go_on("native", portal, portal.send))
-        start_in_c(lambda: self._go_on("native asker", portal, portal.request))
-        for caller in (lambda: portal.offer("offered"), lambda: callback("called back")):
-            threading.Thread(target=_for_ever, args=(caller,), daemon=True).start()
+        self._in_c = [
+            start_in_c(lambda: self._go_on("native", portal, portal.send)),
+            start_in_c(lambda: self._go_on("native asker", portal, portal.request)),
+        ]
+        self._callers = [
+            threading.Thread(target=self._call, args=(call,), daemon=True)
+            for call in (lambda: portal.offer("offered"), lambda: callback("called back"))
+        ]
+        for caller in self._callers:
+            caller.start()
 
     def _go_on(self, who: str, portal: dss.Portal[Any], call: Callable[[str], object]) -> None:
         try:
@@ -192,6 +201,10 @@ class Crowd:
         except BaseException as exc:
             say(f"{who} gets {exc!r}")
         self._left.release()
+
+    def _call(self, call: Callable[[], object]) -> None:
+        while not self._over:
+            call()
 
     def surround_polled(self, hub: dss.PolledHub[Any]) -> None:
         """Start the threads and wait until those that send are blocked."""
@@ -209,10 +222,18 @@ class Crowd:
             self._left.acquire()
             self._inside -= 1
 
+    def see_off(self) -> None:
+        """Wait until all threads have ended, those that never stop calling as well.
 
-def _for_ever(call: Callable[[], object]) -> None:
-    while True:
-        call()
+        Before 3.14, CPython itself crashes now and then if a daemon runs while it exits (its issues
+        87135 and 110052). So only those programs that are about just that let it come to it.
+        """
+        self.wait_until_released()
+        self._over = True
+        for caller in self._callers:
+            caller.join()
+        for handle in self._in_c:
+            ctypes.CDLL(None).pthread_join(handle, None)
 
 
 _THREAD = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)

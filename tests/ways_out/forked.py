@@ -139,5 +139,5 @@ if sys.argv[1] == "with_a_polled_hub":
     with_a_polled_hub()
 else:
     run(sys.argv[2], globals()[sys.argv[1]])
-crowd.wait_until_released()
+crowd.see_off()
 say("over")

@@ -164,5 +164,5 @@ async def by_closing_it() -> None:
 try:
     run(sys.argv[2], globals()[sys.argv[1]])
 finally:
-    crowd.wait_until_released()
+    crowd.see_off()
     say("over")

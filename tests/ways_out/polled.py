@@ -118,5 +118,5 @@ def by_forgetting_it_in_a_cycle() -> None:
 try:
     globals()[sys.argv[1]]()
 finally:
-    crowd.wait_until_released()
+    crowd.see_off()
     say("over")

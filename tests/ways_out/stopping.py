@@ -157,5 +157,5 @@ try:
         run(sys.argv[2], leave_in_a_loop)
 except BaseExceptionGroup as group:
     say_leaves(group)
-crowd.wait_until_released()
+crowd.see_off()
 say("over")
