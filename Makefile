@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox bench soak suite mutants clean
+.PHONY: help demo test check docs tox bench soak suite package mutants clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench   how fast it is, against everything else (15 minutes); BENCHARGS=--only-targets: 6"
 	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
 	@echo "make suite   anyio's own tests for what a hub and its portal do as well"
+	@echo "make package build what would be published, and install it where nothing else is"
 	@echo "make mutants break the library, guard by guard, and see the tests fail"
 	@echo "make clean   remove what these have made"
 
@@ -57,11 +58,14 @@ soak: $(VENV)/ready-test
 suite: $(VENV)/ready-suite
 	$(RUN) tests/suite_of_anyio.py $(SUITEARGS)
 
+package: $(VENV)/ready-package
+	$(RUN) tests/package.py
+
 mutants: $(VENV)/ready-test
 	$(RUN) tests/mutants.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache
 
 # A Python without ensurepip (Debian splits it off) cannot make a venv; virtualenv can.
 $(VENV)/ready:

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ BACKENDS = {
     "trio": ("trio", {}),
 }
 
-
+ANYIO, UVLOOP = (
+    tuple(int(number) for number in version(name).split(".")[:2]) for name in ("anyio", "uvloop")
+)
 WITHOUT_GIL = not getattr(sys, "_is_gil_enabled", lambda: True)()
 
 

@@ -268,6 +268,14 @@ MUTANTS = [
         "tests/test_request.py tests/test_serve.py",
     ),
     Mutant(
+        "P5",
+        "the asker and the hub raise one exception, each in its thread",
+        "_request",
+        'self.settle("refused", twin(exc))',
+        'self.settle("refused", exc)',
+        "tests/test_calls.py -k ends_a_program_in_a_task",
+    ),
+    Mutant(
         "P6",
         "a library is stopped before the released calls have left",
         "_ending",
@@ -327,8 +335,7 @@ MUTANTS = [
         "P9",
         "a loop's own exception escapes into a library",
         "_request",
-        "        if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):\n"
-        '            return self.settle("refused", exc)\n',
+        '        if isinstance(exc, Exception):\n            return self.settle("refused", exc)\n',
         '        return self.settle("refused", exc)\n',
         "tests/test_request.py tests/test_serve.py tests/test_calls.py",
     ),

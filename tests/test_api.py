@@ -609,7 +609,8 @@ def test_a_decode_that_raises_releases_whoever_waits() -> None:
         assert codes == [-100]
         assert binding.calls == [("decode", True, failure), ("decode", False, failure)]
         hub.poll()
-        assert errors == [(failure, "old")]
+        [(error, source)] = errors
+        assert (type(error), error.args, source) == (ValueError, failure.args, "old")
 
 
 def test_a_return_function_that_raises_is_told_to_on_error_and_releases_whoever_waits() -> None:

@@ -6,6 +6,7 @@ import ast
 import inspect
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +22,7 @@ PACKAGE = Path(dss.__file__).parent
 
 # The house: a module imports from the floors below its own only.
 HOUSE = [
-    {"testing"},
-    {"__main__"},
+    {"testing", "__main__"},
     {"_top", "_doctor"},
     {"__init__"},
     {"_start"},
@@ -230,6 +230,16 @@ def test_the_package_is_marked_as_typed() -> None:
 
 def test_each_module_has_its_place_in_the_house() -> None:
     assert modules() == sorted(FLOOR)
+
+
+def test_the_picture_of_the_house_shows_each_module_on_its_floor() -> None:
+    picture = (
+        Path(__file__).parents[1].joinpath("docs/_static/modules.svg").read_text(encoding="utf-8")
+    )
+    shown: dict[str, set[str]] = {}
+    for height, name in re.findall(r' y="(\d+)" class="name">(\w+)<', picture):
+        shown.setdefault(height, set()).add(name)
+    assert list(shown.values()) == HOUSE
 
 
 @pytest.mark.parametrize("module", modules())

@@ -22,7 +22,7 @@ from typing import Any
 
 import anyio
 import pytest
-from conftest import BACKENDS, strike
+from conftest import BACKENDS, UVLOOP, strike
 
 import dss_anyio as dss
 from dss_anyio import _trio
@@ -117,6 +117,8 @@ def test_with_few_descriptors_a_hub_works_or_is_refused_at_once(face: str) -> No
 
     The two for the short way into trio it can do without.
     """
+    if face == "uvloop" and UVLOOP < (0, 23):
+        pytest.skip("before 0.23, uvloop keeps the files of a loop that could not be opened")
     outcomes = [
         line.split(":") for line in run(f"open_with_few_descriptors_here({face!r})").split()
     ]

@@ -17,6 +17,7 @@ import anyio.abc
 import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
+from conftest import ANYIO
 
 import dss_anyio as dss
 from dss_anyio.testing import eventually, threads, until
@@ -156,6 +157,8 @@ async def test_the_end_comes_to_everybody_who_waits(stream: Stream) -> None:
 
 
 async def test_a_sender_that_is_closed_while_it_waits_has_sent_nothing(stream: Stream) -> None:
+    if ANYIO < (4, 16) and stream is anyios:
+        pytest.skip("before 4.16, anyio's sender goes on waiting")
     async with stream(1) as (sender, receiver), anyio.create_task_group() as tasks:
         clone = sender.clone()
         sender.send_nowait(1)
@@ -191,6 +194,8 @@ async def test_a_receiver_that_is_closed_says_so(stream: Stream) -> None:
 
 
 async def test_closing_a_receiver_ends_the_waits_in_it_and_no_others(stream: Stream) -> None:
+    if ANYIO < (4, 16) and stream is anyios:
+        pytest.skip("before 4.16, anyio's receiver goes on waiting")
     async with stream(1) as (sender, receiver), anyio.create_task_group() as tasks:
         clone = receiver.clone()
         outcomes: list[object] = []

@@ -1650,6 +1650,25 @@ def test_a_request_is_decoded_in_place() -> None:
         assert repr(token) == "<Request: 1, open>"
 
 
+def test_the_asker_and_on_error_each_have_an_exception_of_their_own() -> None:
+    """Two threads that write their tracebacks into one mix them, or crash: see ``twin``."""
+    error = Refused("cannot be decoded")
+    library = Library()
+
+    def decode(_: Any) -> None:
+        raise error
+
+    future = library.hub.register("other", decode=decode).request_soon(1)
+    assert library.hub.poll() == []
+    assert library.hub.poll() == []  # errors are told when nothing is there
+    assert future.exception(0) is error
+    [(reported, source)] = library.reports
+    assert (type(reported), reported.args, source) == (Refused, error.args, "other")
+    assert reported is not error
+    assert [frame.name for frame in traceback.extract_tb(reported.__traceback__)][-1] == "decode"
+    library.hub.close()
+
+
 def test_a_request_may_be_sent_on_and_answered_in_another_hub() -> None:
     handed_back: list[Any] = []
     with (

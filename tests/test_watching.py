@@ -766,10 +766,10 @@ def test_top_as_json_prints_a_line_for_each_look_until_nobody_reads(
 
 @pytest.fixture
 def bare(runtime: Path) -> dict[str, Any]:
-    """A Python that has anyio, and nothing else that is not its own."""
+    """A Python that has us and anyio, and nothing else that is not its own."""
     packages = runtime / "packages"
     packages.mkdir()
-    for name in ("anyio", "idna", "sniffio", "typing_extensions", "exceptiongroup"):
+    for name in ("dss_anyio", "anyio", "idna", "sniffio", "typing_extensions", "exceptiongroup"):
         spec = find_spec(name)
         if spec is not None and spec.origin is not None:
             origin = Path(spec.origin)
@@ -779,7 +779,7 @@ def bare(runtime: Path) -> dict[str, Any]:
     shutil.copytree(info, packages / info.name)
     return {
         "python": [sys.executable, "-S"],
-        "env": {"PYTHONPATH": os.pathsep.join([SRC, str(packages)])},
+        "env": {"PYTHONPATH": str(packages)},
     }
 
 
@@ -961,7 +961,7 @@ def test_the_doctor_warns_of_a_uvloop_that_switches_the_gil_on(runtime: Path) ->
         [compiler, "-shared", "-fPIC", f"-I{include}", "-o", library, package / "loop.c"],
         check=True,
     )
-    paths = os.pathsep.join([SRC, str(runtime / "old")])
+    paths = os.pathsep.join([str(runtime / "old"), SRC])
     found, [warning] = doctor(runtime, env={"PYTHONPATH": paths})
     assert re.match(r"importing uvloop .* switches the GIL on", warning)
     assert found["gil"] is False

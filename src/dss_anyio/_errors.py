@@ -9,6 +9,7 @@ a new exception for each thread that runs into it, so that no two threads share 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Final, TypeAlias
 
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
@@ -28,6 +29,22 @@ RAISE: Final = _Raise()  # a default that is none: raise instead
 
 class NoReplyError(Exception):
     """The request ended without an answer: it was thrown away, or its handler has ended."""
+
+
+def twin(exc: BaseException) -> BaseException:
+    """Another one like *exc*, for a second thread to have.
+
+    Who raises an exception writes where it came by into it. If two threads do that, or one looks
+    meanwhile, each has something of the other one's, and CPython 3.13 crashes without the GIL. (The
+    links of a traceback are only read.) One whose class cannot be copied is what both get.
+    """
+    try:
+        other = copy(exc)
+    except Exception:
+        return exc
+    other.__cause__, other.__context__ = exc.__cause__, exc.__context__
+    other.__suppress_context__ = exc.__suppress_context__
+    return other.with_traceback(exc.__traceback__)
 
 
 def portal_closed() -> ClosedResourceError:

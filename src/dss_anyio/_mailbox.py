@@ -41,7 +41,7 @@ from itertools import repeat, starmap
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 from ._counter import Counter, Counters
-from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted
+from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted, twin
 from ._request import TOKEN, Question, Request, dequeue, is_over, is_queued, question_of
 
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
@@ -848,12 +848,14 @@ class Mailbox:
             try:
                 decoded = source.decode(item if request is None else request.item)
             except BaseException as exc:
+                reported = exc
                 if request is not None:
+                    reported = twin(exc)  # before it is the asker's
                     question_of(request).fail(exc)
                 self.undeliver(source, item)
                 if not isinstance(exc, Exception):
                     raise
-                self.report(source.name, exc)
+                self.report(source.name, reported)
                 return False, None
             if decoded is NOTHING:
                 source.received += 1

@@ -37,7 +37,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar, cast, 
 from anyio import CancelScope, Event
 
 from ._counter import Counters
-from ._errors import NoReplyError, Refusal, is_graceful
+from ._errors import NoReplyError, Refusal, is_graceful, twin
 from ._wake import call_soon_here
 
 T_Item = TypeVar("T_Item")
@@ -133,9 +133,14 @@ class Question:
         return there
 
     def fail(self, exc: BaseException) -> bool:
-        """End it with what somebody's function has raised. A loop's own exception stays there."""
-        if isinstance(exc, (Exception, KeyboardInterrupt, SystemExit)):
+        """End it with what somebody's function has raised. A loop's own exception stays there.
+
+        What ends a program goes on to do that where it was raised, so the asker gets its twin.
+        """
+        if isinstance(exc, Exception):
             return self.settle("refused", exc)
+        if isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            return self.settle("refused", twin(exc))
         return self.settle("unanswered", "the one who worked on it was cancelled")
 
     def refuse(self, refusal: Refusal) -> None:
