@@ -19,6 +19,7 @@ OF_ITS_OWN = (
     *("LOAD_FAST", "LOAD_CONST", "LOAD_CLOSURE", "PUSH_NULL", "COPY", "SWAP", "DUP_TOP", "ROT_"),
     *("PRECALL", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG", "JUMP_", "SETUP_", "POP_BLOCK"),
 )
+NOP = dis.opmap["NOP"]
 
 
 @cache
@@ -48,6 +49,8 @@ def before_bytecode(
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and not intruded:
+            if frame.f_code.co_code[frame.f_lasti] == NOP:
+                return trace  # nothing comes in there; and where it begins a "try", it is not in it
             if only_shared and frame.f_lasti not in shared(frame.f_code):
                 return trace
             if not left:

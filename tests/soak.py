@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import anyio
 
 import dss_anyio as dss
+from dss_anyio.testing import until
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),
@@ -348,8 +349,13 @@ class Level(NamedTuple):
 
     @classmethod
     def now(cls) -> Level:
+        until(lambda: not any(map(is_ours, threading.enumerate())))  # a worker may be leaving
         gc.collect()
         return cls(threading.active_count(), count_files(), len(gc.get_objects()), memory())
+
+
+def is_ours(thread: threading.Thread) -> bool:
+    return thread.name.startswith("dss_anyio: ")
 
 
 def count_files() -> int:

@@ -51,17 +51,6 @@ LEFT_OUT = {
     PORTALS: {
         **dict.fromkeys(
             [
-                "test_call_async_corofunc",
-                "test_call_async_exception",
-                "test_call_async_context_variable",
-                "test_call_async_cancellation",
-                "test_call_async_cancellation_cleanup",
-                "test_call_async_cancellation_does_not_block",
-            ],
-            "who is in an event loop asks with arequest(): see test_request.py",
-        ),
-        **dict.fromkeys(
-            [
                 "test_aexit_with_exception",
                 "test_aexit_without_exception",
                 "test_start_task_soon_non_corofunc",

@@ -29,11 +29,13 @@ import anyio.lowlevel
 import pytest
 import sniffio
 from anyio import BrokenResourceError, ClosedResourceError
+from bytecodes import run_interrupted
 from conftest import ANYIO, BACKENDS, strike
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
 from dss_anyio._errors import twin
+from dss_anyio._request import Question
 from dss_anyio.testing import eventually, threads, until
 
 if sys.version_info < (3, 11):
@@ -763,6 +765,178 @@ def asyncify(func: Callable[[], Any]) -> Callable[[], Any]:
     return call
 
 
+# -- beyond: from another event loop ---------------------------------------------------------------
+#
+# anyio's own tests of ``call_async`` are run on ours, too: see suite_of_anyio.py.
+
+
+@pytest.fixture
+def elsewhere(anyio_backend: Any) -> Iterator[dss.Hub[Any]]:
+    """A hub in a thread of its own, for a test in an event loop."""
+    backend, options = anyio_backend
+    with dss.start_hub(backend=backend, backend_options=options) as hub:
+        yield hub
+        assert hub.blocked() == []
+
+
+@pytest.mark.anyio
+async def test_an_event_loop_calls_in_the_one_of_the_hub(elsewhere: dss.Hub[Any]) -> None:
+    portal = elsewhere.portal
+    variable.set("of the caller")
+    for func in (threading.get_ident, asyncify(threading.get_ident)):
+        assert await portal.call_async(func) == portal.call(threading.get_ident)
+    assert await portal.call_async(add, 1, 2) == 3
+    assert await portal.call_async(asyncify(variable.get)) == "of the caller"
+    for failing in (fail, fail_at_once):
+        with pytest.raises(Trouble, match="in the loop"):
+            await portal.call_async(failing)
+    with pytest.raises(TypeError, match="a function is needed, not 5"):
+        await portal.call_async(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_the_hubs_own_tasks_may_call_like_this_too() -> None:
+    async with dss.open_hub[Any]() as hub:
+        assert await hub.portal.call_async(add, 1, 2) == 3
+        assert await hub.portal.call_async(int, "5") == 5
+
+
+@pytest.mark.anyio
+async def test_what_is_called_off_before_its_turn_never_begins(elsewhere: dss.Hub[Any]) -> None:
+    """Nor is it waited for: the loop that has to get to it may be busy for long."""
+    busy, go_on = threading.Event(), threading.Event()
+    called: list[int] = []
+
+    def hold_up() -> None:
+        busy.set()
+        go_on.wait(10)
+
+    elsewhere.portal.start_task_soon(hold_up)
+    await eventually(busy.is_set)
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(elsewhere.portal.call_async, called.append, 1)
+            await eventually(lambda: [each.call for each in elsewhere.blocked()][1:])
+            scope.cancel()
+    assert [each.call for each in elsewhere.blocked()] == ["start_task_soon"]
+    go_on.set()
+    assert await elsewhere.portal.call_async(int) == 0
+    assert called == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("native", [False, True])
+async def test_a_cancelled_call_is_left_when_its_task_has_ended(
+    native: bool, elsewhere: dss.Hub[Any], backend_name: str
+) -> None:
+    if native and backend_name != "asyncio":
+        pytest.skip("trio has no second way to cancel")
+    clean_up = threading.Event()
+    sleeper = Sleeper()
+    ended: list[str] = []
+
+    async def work() -> None:
+        try:
+            await sleeper()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(clean_up.wait, 10)
+            ended.append("task")
+
+    async def call() -> None:
+        try:
+            await elsewhere.portal.call_async(work)
+        finally:
+            ended.append("caller")
+
+    if native:
+        task = asyncio.get_running_loop().create_task(call())
+        await eventually(sleeper.started.is_set)
+        for _ in range(3):  # no shield of anyio's holds these back
+            task.cancel()
+            await asyncio.sleep(0)
+        await eventually(sleeper.cancelled.is_set)
+        assert ended == []
+        clean_up.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await eventually(sleeper.started.is_set)
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await eventually(sleeper.cancelled.is_set)
+                assert ended == []
+                clean_up.set()
+    assert ended == ["task", "caller"]
+
+
+@pytest.mark.anyio
+async def test_the_end_of_the_hub_releases_who_calls_from_another_loop(anyio_backend: Any) -> None:
+    backend, options = anyio_backend
+    with dss.start_hub(backend=backend, backend_options=options) as hub:
+        sleeper = Sleeper()
+        caught: list[type[BaseException]] = []
+
+        async def call() -> None:
+            try:
+                await hub.portal.call_async(sleeper)
+            except BrokenResourceError as exc:
+                caught.append(type(exc))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            await eventually(sleeper.started.is_set)
+            hub.portal.start_task_soon(hub.close)
+    assert caught == [BrokenResourceError]
+    with pytest.raises(BrokenResourceError):
+        await hub.portal.call_async(int)
+
+
+@pytest.mark.anyio
+async def test_an_event_loop_calls_a_plain_function_in_a_thread_that_polls() -> None:
+    with dss.open_polled_hub[Any]() as hub:
+        results: list[int] = []
+
+        async def call() -> None:
+            results.append(await hub.portal.call_async(int, "5"))
+            with pytest.raises(RuntimeError, match="has no event loop"):
+                await hub.portal.call_async(add, 1, 2)
+            results.append(6)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(call)
+            while len(results) < 2:
+                hub.poll()
+                await anyio.lowlevel.checkpoint()
+        assert results == [5, 6]
+        with anyio.move_on_after(0.01):  # nobody polls: it is not waited for
+            await hub.portal.call_async(results.append, 7)
+        hub.poll()
+        assert results == [5, 6]
+
+
+def test_wherever_it_is_called_off_whoever_works_on_it_is_told_once() -> None:
+    """Guards the look at ``_called_off`` in ``Question.watch``."""
+    at = 0
+    told = [0]
+    while told:
+        with dss.open_polled_hub[Any]() as hub:
+            question = Question(hub.portal._lane, "call_async", lambda: None)
+        told = []
+        if not run_interrupted(
+            lambda: question.watch(lambda: told.append(at)),  # noqa: B023
+            question.call_off,
+            at,
+        ):
+            assert told == []
+            break
+        assert told == [at]
+        at += 1
+    assert at > 10
+
+
 # -- beyond: a polled hub --------------------------------------------------------------------------
 
 
@@ -1065,10 +1239,9 @@ def test_a_started_hub_may_be_used_from_a_trio_or_asyncio_program(started: dict[
 def test_wrong_arguments_are_raised_where_it_is_started(
     options: dict[str, Any], error: type[Exception]
 ) -> None:
-    before = threading.active_count()
-    with pytest.raises(error), dss.start_hub(**options):
+    with pytest.raises(error), dss.start_hub(name="not started", **options):
         pytest.fail("it must not start")
-    until(lambda: threading.active_count() == before)
+    until(lambda: "dss_anyio: not started" not in [each.name for each in threading.enumerate()])
 
 
 def test_a_started_hub_that_is_forgotten_does_not_keep_python_from_exiting() -> None:
@@ -1087,3 +1260,35 @@ def test_a_started_hub_that_is_forgotten_does_not_keep_python_from_exiting() -> 
         env=dict(os.environ),
     )
     assert done.stdout == "0\n"
+
+
+def test_a_started_hub_is_entered_once() -> None:
+    started = dss.start_hub()
+    with started:
+        pass
+    with pytest.raises(RuntimeError, match="entered once only"):
+        started.__enter__()
+
+
+def test_who_is_struck_while_a_hub_is_being_started_leaves_no_thread_behind() -> None:
+    inside, go_on, struck = threading.Event(), threading.Event(), threading.Event()
+
+    def make_loop() -> asyncio.AbstractEventLoop:
+        inside.set()
+        go_on.wait(10)
+        return asyncio.new_event_loop()
+
+    started = dss.start_hub(backend_options={"loop_factory": make_loop}, name="struck")
+
+    def start() -> None:
+        try:
+            started.__enter__()
+        except Trouble:
+            struck.set()
+
+    with threads(start) as [thread]:
+        assert inside.wait(10)
+        assert thread.ident is not None
+        strike(thread.ident, Trouble, struck)
+        go_on.set()
+    until(lambda: "dss_anyio: struck" not in [each.name for each in threading.enumerate()])

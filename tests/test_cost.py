@@ -9,6 +9,8 @@ say in the commit what is bought with it.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import math
 import sys
 import threading
@@ -38,11 +40,13 @@ def steps(act: Callable[[], object]) -> list[str]:
         if event == "c_call" and is_ours(frame):
             called.append(what.__name__)
 
+    gc.disable()  # or the end of an earlier hub would be counted, wherever a collection hits
     sys.setprofile(profile)
     try:
         act()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return called
 
 
@@ -68,6 +72,7 @@ def counted() -> Iterator[Count]:
     """Count in this thread, and in those that are started inside of the block."""
     count = Count()
     before = sys.gettrace()
+    gc.disable()  # as above
     threading.settrace(count.trace)
     sys.settrace(count.trace)
     try:
@@ -75,6 +80,7 @@ def counted() -> Iterator[Count]:
     finally:
         sys.settrace(before)
         threading.settrace(None)  # type: ignore[arg-type]  # the stubs do not know that
+        gc.enable()
 
 
 def finish(coroutine: Coroutine[Any, Any, Any]) -> object:
@@ -208,6 +214,65 @@ def test_a_queued_item_takes_eight_bytes_and_one_of_a_source_its_turn(
         tracemalloc.stop()
         portal.abort()
         assert (after - before) / many <= most
+
+
+def end_of_the_hub(hub: dss.PolledHub[int], _: dss.Portal[int]) -> None:
+    hub.close()
+
+
+def end_of_the_portal(_: dss.PolledHub[int], portal: dss.Portal[int]) -> None:
+    portal.close()
+
+
+CALLBACKS: dict[str, tuple[int, int, Callable[[dss.Portal[int]], Callable[[int], object]]]] = {
+    # calls, bytecodes
+    "one way": (1, 20, lambda portal: portal.send_callback(pytest.fail)),
+    "with a default": (
+        1,
+        25,
+        lambda portal: portal.request_callback(pytest.fail, timeout=None, default=None),
+    ),
+    "that raises": (2, 40, lambda portal: portal.request_callback(pytest.fail, timeout=None)),
+}
+
+
+@pytest.mark.parametrize("source", [False, True], ids=["hub.portal", "a source"])
+@pytest.mark.parametrize("end", [end_of_the_hub, end_of_the_portal])
+@pytest.mark.parametrize("callback", CALLBACKS)
+def test_a_callback_that_comes_too_late_is_cheap_for_ever(
+    callback: str, end: Callable[..., None], source: bool
+) -> None:
+    """No item is made, nothing is kept, and the last one costs what the first one did."""
+    most_calls, most_bytecodes, make = CALLBACKS[callback]
+    many = 2000
+    with dss.open_polled_hub[int]() as hub:
+        portal = hub.register("source") if source else hub.portal
+        late = make(portal)
+        end(hub, portal)
+
+        def call() -> None:
+            with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                assert late(1) is None
+
+        def cost() -> tuple[int, int]:
+            with counted() as count:
+                call()
+            return count.calls, count.bytecodes
+
+        first = cost()
+        assert first[0] <= most_calls
+        assert first[1] <= most_bytecodes
+        assert len(steps(call)) <= 1  # it is counted
+        tracemalloc.start()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(many):
+            call()
+        after, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert after - before < 1000, "something is kept of them"
+        assert cost() == first
+        assert hub.statistics().late == many + 3
+        assert hub.statistics().errors == 0
 
 
 @pytest.mark.skipif(

@@ -29,7 +29,7 @@ DO_NOT_APPLY = {
 }
 if WITHOUT_GIL:
     DO_NOT_APPLY["test_references"] = "an object is freed by the thread that made it, in its time"
-SHUTDOWN = "close_senders() is Queue.shutdown() with other errors: test_ending.py has it"
+SHUTDOWN = "close_senders() is Queue.shutdown() with other errors: test_portal.py has it"
 
 
 class Queue:

@@ -16,16 +16,17 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from bytecodes import before_bytecode
 from conftest import WITHOUT_GIL
@@ -279,6 +280,36 @@ def test_no_thread_is_left_behind_by_a_hub_that_is_garbage(way: str) -> None:
     assert left.released_everybody()
 
 
+# -- Everybody else who waits ----------------------------------------------------------------------
+
+WHERE_NOBODY_ENDS_IT = [
+    *(
+        (way, loop)
+        for way in ("by_stopping_and_closing_the_loop", "by_destroying_the_coroutine")
+        for loop in ("asyncio", "uvloop")
+    ),
+    ("by_becoming_garbage", "polled"),
+]
+
+
+@pytest.mark.parametrize(("way", "loop"), WHERE_NOBODY_ENDS_IT)
+def test_nobody_is_left_behind_in_any_other_call_that_waits(way: str, loop: str) -> None:
+    """In a call, a start of a task, a feed; and in tasks of two other event loops."""
+    left = leave("everybody", way, loop)
+    waiting = ["call", "feed.take", *["arequest", "asend", "call_async"] * 2]
+    other_lines = ["over"]
+    if loop == "polled":
+        assert left.complaints.count("ResourceWarning: Unclosed <PolledHub") == 1
+    else:
+        waiting.append("start_task")  # which needs an event loop
+        other_lines.append("done: False")
+    assert sorted(left.lines) == sorted(
+        [*other_lines, *(f"{who} is released, then nothing is accepted" for who in waiting)]
+    )
+    assert left.status == 0
+    assert "Exception ignored" not in left.complaints
+
+
 # -- Forks -----------------------------------------------------------------------------------------
 
 FORKS = [
@@ -503,23 +534,25 @@ def test_the_end_of_one_source_waits_for_its_own_calls_only(mailbox: Mailbox) ->
 
 
 def test_nobody_leaves_unnoticed(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At whichever bytecode of the one who waits: it never waits for its own time limit.
+    """At whichever bytecode of the one who waits: it does not sleep when nobody is inside.
 
     Guards the order of the two lines ``left.clear()`` and ``inside = ...``.
     """
-    monkeypatch.setattr(_ending, "LEAVE_TIMEOUT", 5.0)
-    asleep: list[bool] = []
+
+    class Left(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if not intruded:
+                call.leave()  # it would sleep: all bytecodes that come before were tried
+            assert self.is_set(), f"the call has left before bytecode {at}"
+            return True
+
+    # That module's event only: ours and those of a thread are as they were.
+    monkeypatch.setattr(_ending, "threading", SimpleNamespace(**{**vars(threading), "Event": Left}))
     for at in count():
         call = Call(mailbox, mailbox.root)
-        # If it has gone to sleep before that bytecode, all were tried that come before.
-        alarm = threading.Timer(0.5, lambda call=call: (asleep.append(True), call.leave()))
-        alarm.start()
-        began = time.monotonic()
-        with before_bytecode(at, call.leave):
+        with before_bytecode(at, call.leave) as intruded:
             _ending._wait_until_left(mailbox, None)
-        alarm.cancel()
-        assert time.monotonic() - began < 5.0, f"the call has left before bytecode {at}"
-        if asleep:
+        if not intruded:
             break
     assert at > 30, "it was hardly traced at all"
 
@@ -669,3 +702,106 @@ def test_a_stop_that_overruns_its_limit_is_reported_with_the_thread_it_waits_for
     assert isinstance(error, TimeoutError)
     assert "stopping source 'library' takes longer than 0.05 s" in str(error)
     assert 'waits for the thread "the library\'s pool"' in str(error)
+
+
+# -- two that end the same -------------------------------------------------------------------------
+
+
+def test_a_second_close_hands_nothing_back_while_the_first_one_stops_a_library() -> None:
+    log: list[str] = []
+    stopping, go_on = threading.Event(), threading.Event()
+
+    def cancel() -> None:
+        stopping.set()
+        go_on.wait(10)
+        log.append("stopped")
+
+    hub = dss.open_polled_hub[str]()
+    hub.register("library", cancel=cancel, on_undelivered=log.append).send("handed back")
+    with threads(hub.close):
+        assert stopping.wait(10)
+        hub.close()
+        log.append("the second close has returned")
+        go_on.set()
+    assert log == ["the second close has returned", "stopped", "handed back"]
+
+
+@pytest.mark.parametrize("first", ["the source", "the hub"])
+def test_an_item_comes_back_after_the_stop_whoever_of_the_two_ends_the_source(first: str) -> None:
+    """A task outside of the hub leaves ``open_source`` while the hub ends."""
+    log: list[str] = []
+    stopping, go_on = threading.Event(), threading.Event()
+
+    def stop(_: object) -> None:
+        stopping.set()
+        go_on.wait(10)
+        log.append("stopped")
+
+    async def main() -> None:
+        ready, leave = anyio.Event(), anyio.Event()
+
+        async def use(hub: dss.Hub[str]) -> None:
+            async with hub.open_source(
+                "library", lambda portal: portal, stop, on_undelivered=log.append
+            ) as source:
+                source.portal.send_nowait("handed back")
+                ready.set()
+                await leave.wait()
+
+        async def go_on_later() -> None:
+            await anyio.to_thread.run_sync(stopping.wait, 10)
+            leave.set()
+            await anyio.wait_all_tasks_blocked()
+            go_on.set()
+
+        async with anyio.create_task_group() as tasks:
+            async with dss.open_hub[str]() as hub:
+                tasks.start_soon(use, hub)
+                await ready.wait()
+                tasks.start_soon(go_on_later)
+                if first == "the source":
+                    leave.set()
+                    await anyio.to_thread.run_sync(stopping.wait, 10)
+
+    for backend in ("asyncio", "trio"):
+        log.clear()
+        stopping.clear()
+        go_on.clear()
+        anyio.run(main, backend=backend)
+        assert log == ["stopped", "handed back"]
+
+
+def test_python_does_not_exit_while_a_library_of_a_closed_loop_is_being_stopped() -> None:
+    """It is stopped in a daemon thread, which Python would cut off."""
+    program = """
+import asyncio, threading
+import dss_anyio as dss
+
+exiting = threading.Event()
+threading._register_atexit(exiting.set)  # called before ours, because it is the later one
+
+def cancel():
+    stopping.set()
+    exiting.wait(10)
+    for _ in range(100):
+        threading.Event().wait(0.001)
+    print("stopped")
+
+async def main():
+    async with dss.open_hub() as hub:
+        hub.register("library", cancel=cancel, on_undelivered=print).send("handed back")
+        loop.stop()
+        await asyncio.sleep(10)
+
+stopping = threading.Event()
+loop = asyncio.new_event_loop()
+task = loop.create_task(main())
+loop.run_forever()
+task._log_destroy_pending = False
+loop.close()
+stopping.wait(10)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=40
+    )
+    assert (done.stdout.split("\n")[:2], done.stderr) == (["stopped", "handed back"], "")

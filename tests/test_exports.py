@@ -65,6 +65,7 @@ PORTAL: dict[str, str | None] = {
     "arequest": "(self, item)",
     "asend": "(self, item)",
     "call": "(self, func, *args)",
+    "call_async": "(self, func, *args, abandon_on_cancel=False)",
     "clone": "(self)",
     "close": "(self)",
     "offer": "(self, item)",

@@ -16,16 +16,17 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
-from conftest import BACKENDS, UVLOOP, strike
+from conftest import BACKENDS, WITHOUT_GIL, strike
 
 import dss_anyio as dss
-from dss_anyio import _trio
+from dss_anyio import _trio, _waiting
 from dss_anyio._wake import call_soon_here
 from dss_anyio.testing import eventually, threads, until
 
@@ -112,13 +113,11 @@ def adds_up(hub: dss.Hub[Any] | dss.PolledHub[Any], accepted: int) -> None:
 
 @on_linux
 @pytest.mark.parametrize("face", FACES)
-def test_with_few_descriptors_a_hub_works_or_is_refused_at_once(face: str) -> None:
+def test_with_few_descriptors_a_hub_works_or_is_refused(face: str) -> None:
     """For any number of free descriptors. A hub in a loop needs none but those of its loop.
 
-    The two for the short way into trio it can do without.
+    The two for the short way into trio it can do without. What it has opened it has closed.
     """
-    if face == "uvloop" and UVLOOP < (0, 23):
-        pytest.skip("before 0.23, uvloop keeps the files of a loop that could not be opened")
     outcomes = [
         line.split(":") for line in run(f"open_with_few_descriptors_here({face!r})").split()
     ]
@@ -129,62 +128,82 @@ def test_with_few_descriptors_a_hub_works_or_is_refused_at_once(face: str) -> No
 
 
 def open_with_few_descriptors_here(face: str) -> None:
+    for free in range(9):
+        print(":".join(in_a_fork(lambda: attempt(use, face, free)) for use in (use_loop, use_hub)))
+
+
+def in_a_fork(act: Callable[[], str]) -> str:
+    """What *act* returns, in a fork of this process, which has one thread and has opened nothing.
+
+    Only there are all open files ours: a loop that could not be opened leaves its own to the
+    collector, which without the GIL leaves them to the thread that opened them, until that is gone.
+    """
+    reads, writes = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(reads)
+            os.write(writes, act().encode())
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writes)
+    with open(reads) as said:
+        text = said.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return text
+
+
+def attempt(use: Callable[[str], None], face: str, free: int) -> str:
+    """What comes of *use* where so many descriptors are free."""
     import resource
 
-    def files() -> set[int]:
-        found: set[int] = set()
-        for number in range(64):  # to list those in /proc would need one itself
-            with contextlib.suppress(OSError):
-                os.fstat(number)
-                found.add(number)
-        return found
+    use(face)  # some files are opened once
+    before = open_files()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = [number for number in range(1000) if number not in before][free]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    try:
+        use(face)
+    except OSError as exc:
+        outcome = errno.errorcode[exc.errno or 0]
+    else:
+        outcome = "works"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if use is use_hub and (outcome == "works" or face == "polled"):
+        assert open_files() == before  # else it was the loop that was refused: not ours to close
+    use(face)
+    return outcome
 
-    def settled() -> bool:
-        # A loop that could not be opened leaves its files to the collector, and without the GIL
-        # the collector leaves them to the thread that opened them, until that is gone.
-        gc.collect()
-        return threading.active_count() == 1 and files() == before
 
-    def use_hub() -> None:
-        if face == "polled":
-            with dss.open_polled_hub[int](wake_address=("127.0.0.1", 9)) as hub:
-                hub.fileno()
-                with threads(lambda: hub.portal.send(1)):
-                    pass
-                assert hub.poll() == [1]
-            return
-        with serving(face, lambda item: item + 1) as started:
-            assert started.portal.request(1) == 2
-            assert started.portal.call(int) == 0
+def open_files() -> set[int]:
+    found: set[int] = set()
+    for number in range(64):  # to list those in /proc would need one itself
+        with contextlib.suppress(OSError):
+            os.fstat(number)
+            found.add(number)
+    return found
 
-    def use_loop() -> None:
-        if face != "polled":
-            backend, options = BACKENDS[face]
-            with threads(
-                lambda: anyio.run(anyio.sleep, 0, backend=backend, backend_options=options)
-            ):
-                pass  # as a hub's: in the main thread uvloop needs more, for signals
 
-    use_hub()  # some files are opened once
-    for free in range(9):
-        gc.collect()
-        before = files()
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = [number for number in range(1000) if number not in before][free]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        begun = time.monotonic()
-        outcomes: list[str] = []
-        for use in (use_loop, use_hub):
-            try:
-                use()
-                outcomes.append("works")
-            except OSError as exc:
-                outcomes.append(errno.errorcode[exc.errno or 0])
-            until(settled)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        print(":".join(outcomes))
-        assert time.monotonic() - begun < 5
-    use_hub()
+def use_loop(face: str) -> None:
+    if face != "polled":
+        backend, options = BACKENDS[face]
+        with threads(lambda: anyio.run(anyio.sleep, 0, backend=backend, backend_options=options)):
+            pass  # as a hub's: in the main thread uvloop needs more, for signals
+
+
+def use_hub(face: str) -> None:
+    if face == "polled":
+        with dss.open_polled_hub[int](wake_address=("127.0.0.1", 9)) as hub:
+            hub.fileno()
+            with threads(lambda: hub.portal.send(1)):
+                pass
+            assert hub.poll() == [1]
+        return
+    with serving(face, lambda item: item + 1) as started:
+        assert started.portal.request(1) == 2
+        assert started.portal.call(int) == 0
 
 
 @on_linux
@@ -215,9 +234,12 @@ def test_a_socket_that_is_closed_under_senders_costs_no_item(which: str) -> None
                 return
             notifier = alarm.neighbour if alarm.doorbell is None else alarm.doorbell._notifier
             assert notifier is not None
-            with notifier._in_use:  # not in the hands of a sender, or it hits a fresh one
-                if notifier._socket is not None:
-                    os.close(notifier._socket.fileno())
+            # Not in the hands of a sender, or it hits a fresh one.
+            until(lambda: notifier._in_use.setdefault(None, "the test") == "the test")
+            if notifier._socket is not None:
+                os.close(notifier._socket.fileno())
+            notifier._in_use.clear()
+            notifier.ring()  # as whoever gives it back does, for those who have found it taken
 
         with threads(*[send] * 4):
             break_it()
@@ -291,6 +313,7 @@ class Waiting:
         self.portal = hub.portal
         self.way = way
         self.ident = 0
+        self.struck_at = self.out_at = 0.0
         self.out = threading.Event()
         self.inside = threading.Event()  # a task of the hub for which it waits
         self.left = threading.Event()
@@ -304,10 +327,11 @@ class Waiting:
             try:
                 getattr(self, self.way)()
             finally:
+                self.out_at = time.monotonic()
                 self.out.set()
 
     def strike(self) -> None:
-        strike(self.ident, Trouble, self.out)
+        self.struck_at = strike(self.ident, Trouble, self.out)
 
     def send(self) -> None:
         self.portal.send("no room")
@@ -383,10 +407,10 @@ def test_threads_that_wait_are_struck_and_leave(face: str) -> None:
         for each in ways[:4]:
             at_last.enter_context(each.in_thread())
         until(lambda: len(hub.blocked()) == in_tasks + 4)
-        struck = time.monotonic()
         with threads(*[each.strike for each in ways]):
             pass
-        assert time.monotonic() - struck < 2.5
+        for each in ways:
+            assert each.out_at - each.struck_at < 4, each.way
         go_on.set()
         for each in ways[4:]:
             assert each.left.wait(5), "its task was not cancelled"
@@ -403,6 +427,15 @@ def fill(offer: Callable[[Any], bool]) -> int:
     while offer("filler"):
         many += 1
     return many
+
+
+def is_in(function: str) -> bool:
+    """Is some thread in that *function* of the library's?"""
+    return any(
+        each.f_code.co_name == function and each.f_globals["__name__"].startswith("dss_anyio.")
+        for frame in sys._current_frames().values()
+        for each, _ in traceback.walk_stack(frame)
+    )
 
 
 def struck_in(wait: Callable[[], object], waits: Callable[[], object]) -> float:
@@ -426,9 +459,46 @@ def struck_in(wait: Callable[[], object], waits: Callable[[], object]) -> float:
         try:
             until(lambda: started and waits())
         finally:
-            struck = time.monotonic()
-            strike(started[0], Trouble, out)
+            struck = strike(started[0], Trouble, out)
     return left[0] - struck
+
+
+@pytest.mark.parametrize("how", ["ctrl_c", "an exception set in the thread"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_asker_that_is_struck_cancels_the_handler_that_works_for_it(
+    backend: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards what ``_wait_for`` does with an exception that comes while it waits."""
+    if how == "ctrl_c" and sys.platform == "win32":
+        pytest.skip("Windows has no pthread_kill")
+    monkeypatch.setattr(_waiting, "SLICE", 0.02)
+    inside, cancelled, out = threading.Event(), threading.Event(), threading.Event()
+    here = threading.get_ident()
+
+    async def handle(_: object) -> None:
+        inside.set()
+        try:
+            await anyio.sleep_forever()
+        except BaseException:
+            cancelled.set()
+            raise
+
+    def strike_it() -> None:
+        assert inside.wait(10)
+        if how == "ctrl_c":
+            signal.pthread_kill(here, signal.SIGINT)
+        else:
+            strike(here, Trouble, out)
+
+    with serving(backend, handle) as hub:
+        with threads(strike_it), pytest.raises(KeyboardInterrupt if how == "ctrl_c" else Trouble):
+            try:
+                hub.portal.request("question")
+            finally:
+                out.set()
+        assert cancelled.wait(10)
+        assert hub.statistics().requests == (0, 0, 0, 0, 1, 0)
+        adds_up(hub, 1)
 
 
 def test_a_thread_that_polls_is_struck_in_its_wait_and_polls_on() -> None:
@@ -446,7 +516,7 @@ def test_a_thread_that_polls_is_struck_in_its_wait_and_polls_on() -> None:
                 adds_up(hub, 1)
                 raise
 
-    assert struck_in(wait, lambda: hubs and hubs[0].statistics().tasks_waiting_receive) < 2.5
+    assert struck_in(wait, lambda: hubs and hubs[0].statistics().tasks_waiting_receive) < 4
 
 
 def test_a_thread_that_waits_for_a_stop_is_struck_and_the_next_end_completes_it() -> None:
@@ -464,7 +534,7 @@ def test_a_thread_that_waits_for_a_stop_is_struck_and_the_next_end_completes_it(
     library = hub.register("library", cancel=stop, on_undelivered=handed_back.append)
     library.send(1)
     try:
-        assert struck_in(hub.close, stopping.is_set) < 2.5
+        assert struck_in(hub.close, lambda: stopping.is_set() and is_in("join")) < 4
     finally:
         may_stop.set()
     hub.close()
@@ -612,6 +682,104 @@ def test_what_hooks_raise_arrives_where_it_should_and_the_others_work_on(
     assert [type(exc) for exc in caught.value.exceptions] == [raised]
     assert others == ["stopped"]
     adds_up(hub, 1)
+
+
+class Decoding:
+    """A library that sends, or asks, three times; the second time it cannot be decoded."""
+
+    def __init__(
+        self, hub: dss.Hub[Any] | dss.PolledHub[Any], raised: type[BaseException], asks: bool
+    ) -> None:
+        self._hub = hub
+        self._raised = raised
+        self._handed_back: list[int] = []
+        library = hub.register(
+            "library", decode=self._decode, on_undelivered=self._handed_back.append
+        )
+        self._futures = [library.request_soon(number) for number in range(3)] if asks else []
+        if not asks:
+            library.send_many(range(3))
+
+    def _decode(self, number: int) -> str:
+        if number == 1:
+            raise self._raised
+        return f"decoded {number}"
+
+    def check(self, seen: list[Any], at_once: bool) -> None:
+        """What was taken with it in one lot is received before it is raised."""
+        items = ["decoded 0", "decoded 2"]
+        items.insert(1 if at_once else 2, self._raised.__name__)
+        for index, item in enumerate(seen):
+            if isinstance(item, dss.Request):
+                assert item.reply("answer")
+                seen[index] = item.item
+        assert seen == items
+        counts = self._hub.statistics()
+        assert (counts.received, counts.undelivered, counts.queued) == (2, 1, 0)
+        assert counts.sources["library"] == (2, 0, 0, 1)
+        assert counts.errors == 0, "it was raised, so it is nobody else's"
+        if self._futures:
+            one, failed, other = self._futures
+            assert one.result(0) == other.result(0) == "answer"
+            leaves = self._raised is SystemExit
+            assert type(failed.exception(0)) is (SystemExit if leaves else dss.NoReplyError)
+            assert counts.requests == (2, leaves, not leaves, 0, 0, 0)
+        else:
+            assert self._handed_back == [1]
+        assert self._hub.blocked() == []
+        self._hub.portal.send("works on")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("asks", [False, True], ids=["items", "requests"])
+@pytest.mark.parametrize("raised", [Bare, SystemExit])
+@pytest.mark.parametrize("way", ["receive", "async for", "receive_many", "receive_many(1)"])
+async def test_a_decode_that_raises_no_error_raises_it_where_it_is_received_and_costs_no_other(
+    way: str, raised: type[BaseException], asks: bool
+) -> None:
+    seen: list[Any] = []
+
+    async def receive() -> None:
+        if way == "receive":
+            seen.append(await hub.receive())
+        elif way == "receive_many":
+            seen.extend(await hub.receive_many())
+        elif way == "receive_many(1)":
+            seen.extend(await hub.receive_many(1))
+        else:
+            async for item in hub:
+                seen.append(item)
+                if len(seen) == 3:
+                    break
+
+    async with dss.open_hub[Any]() as hub:
+        decoding = Decoding(hub, raised, asks)
+        with anyio.fail_after(10):
+            while len(seen) < 3:
+                try:
+                    await receive()
+                except (Bare, SystemExit) as exc:
+                    seen.append(type(exc).__name__)
+        decoding.check(seen, at_once=way != "receive_many")
+        assert await hub.receive() == "works on"
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["items", "requests"])
+@pytest.mark.parametrize("raised", [Bare, SystemExit])
+@pytest.mark.parametrize("most", [None, 1])
+def test_a_decode_that_raises_no_error_raises_it_in_a_poll_and_costs_no_other(
+    most: int | None, raised: type[BaseException], asks: bool
+) -> None:
+    seen: list[Any] = []
+    with dss.open_polled_hub[Any]() as hub:
+        decoding = Decoding(hub, raised, asks)
+        while len(seen) < 3:
+            try:
+                seen.extend(hub.poll(most))
+            except (Bare, SystemExit) as exc:
+                seen.append(type(exc).__name__)
+        decoding.check(seen, at_once=most == 1)
+        assert hub.poll() == ["works on"]
 
 
 @pytest.mark.parametrize("raised", RAISED)
@@ -828,8 +996,8 @@ def test_a_storm_of_signals_sends_into_the_hub_that_it_interrupts(face: str) -> 
     """Every half millisecond a handler, in the main thread: which sends, asks, polls meanwhile."""
     line = run(f"storm_here({face!r})")
     signals, main, errors = map(int, line.split())
-    assert signals > 50
-    assert main > 100
+    assert signals >= 50
+    assert main >= 150
     assert errors == 0
 
 
@@ -856,15 +1024,15 @@ def storm_here(face: str) -> None:
         assert portal.request(("asked", number), timeout=20) == ("asked", number)
         own.send_nowait(("main", number))
 
-    def go_on(number: int, begun: float) -> bool:
-        return number < 150 or time.monotonic() - begun < 0.3
+    def go_on(number: int) -> bool:
+        return number < 150 or sent["elsewhere"] < 50
 
     async def main() -> None:
         async with dss.open_hub[Any](math.inf) as own:
             others.append(own.portal)
             signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-            number, begun = 0, time.monotonic()
-            while go_on(number, begun):
+            number = 0
+            while go_on(number):
                 use(others[0], own.portal, number)
                 polled.extend(await own.receive_many())
                 number += 1
@@ -882,8 +1050,8 @@ def storm_here(face: str) -> None:
                 others.append(own.portal)
                 own.fileno()
                 signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-                number, begun = 0, time.monotonic()
-                while go_on(number, begun):
+                number = 0
+                while go_on(number):
                     use(others[0], own.portal, number)
                     if own.wait(5):
                         polled.extend(own.poll())
@@ -909,18 +1077,20 @@ def storm_here(face: str) -> None:
 @pytest.mark.parametrize("face", FACES)
 def test_finalizers_at_every_allocation_send_ask_and_answer(face: str) -> None:
     """With a collection after every object or two, in all threads; in a process of its own."""
-    sent, finalized, errors = map(int, run(f"litter_here({face!r})").split())
-    assert sent > 100
+    finalized, answered, errors = map(int, run(f"litter_here({face!r})").split())
     assert finalized > 100
+    assert answered > 100
     assert errors == 0
 
 
 def litter_here(face: str) -> None:
     received: list[Any] = []
     accepted: list[int] = []
+    finalized: list[int] = []
     numbers = iter(range(10**9))
     futures: list[Any] = []
-    kept: list[Any] = []
+    questions: list[Any] = []
+    kept: list[Any] = []  # nobody but a finalizer answers these
     over = threading.Event()
 
     class Litter:
@@ -930,6 +1100,7 @@ def litter_here(face: str) -> None:
 
         def __del__(self) -> None:
             number = next(numbers)
+            finalized.append(number)
             if self.portal.offer(number):
                 accepted.append(number)
             with contextlib.suppress(Exception):
@@ -954,6 +1125,9 @@ def litter_here(face: str) -> None:
     def work() -> None:
         for _ in range(60):
             Litter(portals[0])
+            if WITHOUT_GIL:  # where the collector waits until a quarter of all there is is new
+                gc.collect()
+            questions.append(asked.portal.request_soon("when?"))
             number = next(numbers)
             portals[0].send(number, timeout=20)
             accepted.append(number)
@@ -962,13 +1136,18 @@ def litter_here(face: str) -> None:
     portals: list[dss.Portal[Any]] = []
     thresholds = gc.get_threshold()
     handed_back: list[int] = []
-    with serving(face, handle, size=64) as hub:
+    with serving(face, handle, size=64) as hub, dss.open_polled_hub[Any](math.inf) as asked:
         portals.append(hub.register("library", on_undelivered=handed_back.append))
         gc.set_threshold(1)
         with threads(work, work):
-            pass
+            for _ in range(120):
+                assert asked.wait(20)
+                kept.extend(asked.poll(1))
+        meanwhile = len(finalized)
         over.set()
         Litter(portals[0])
+        gc.collect()
+        answered = [future.result(0) for future in questions].count("late")
     gc.set_threshold(*thresholds)
     gc.collect()
     ends = received + handed_back
@@ -978,7 +1157,7 @@ def litter_here(face: str) -> None:
     counts = hub.statistics()
     errors += counts.sent != counts.received + counts.queued + counts.dropped + counts.undelivered
     errors += counts.requests.open
-    print(len(accepted), next(numbers), errors)
+    print(meanwhile, answered, errors)
 
 
 # -- A consumer that never comes back --------------------------------------------------------------

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import sys
 import threading
 import time
 import warnings
+import weakref
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -73,6 +75,37 @@ async def test_a_hub_can_be_opened_once() -> None:
             await hub.__aenter__()
     with pytest.raises(RuntimeError, match="once only"):
         await hub.__aenter__()
+
+
+async def test_a_hub_is_not_opened_by_a_plain_with() -> None:
+    """It closes a receiving end; were the hub not open, items would wait there for nobody."""
+    hub = dss.open_hub[int]()
+    with pytest.raises(RuntimeError, match="use 'async with"), hub:
+        pass
+    async with hub:
+        with hub:
+            hub.portal.send(1)
+        with pytest.raises(BrokenResourceError):
+            hub.portal.send(2)
+
+
+async def test_a_hub_that_has_ended_is_freed_without_the_collector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its queue, its places and its sources as well."""
+    monkeypatch.setattr("dss_anyio._face.openings", [])  # what checks all tests would keep it
+    gc.collect()
+    gc.disable()
+    try:
+        async with dss.open_hub[int]() as hub:
+            hub.register("source").send(1)
+            hub.portal.send(2)
+            assert await hub.receive() == 1
+        mailbox = weakref.ref(hub._mailbox)
+        del hub
+        await eventually(lambda: mailbox() is None)  # the thread that has ended it leaves
+    finally:
+        gc.enable()
 
 
 async def test_a_hub_that_was_never_opened_is_forgotten_quietly() -> None:
@@ -465,7 +498,7 @@ async def test_native_cancellation_does_not_cut_the_end_short_wherever_it_comes(
     backend_name: str, times: int, turns: int
 ) -> None:
     if backend_name == "trio":
-        return  # has no other cancellation than anyio's
+        pytest.skip("trio has no other cancellation than that of scopes")
     log: list[object] = []
     go_on = threading.Event()
     ending = asyncio.Event()
@@ -502,8 +535,10 @@ async def test_native_cancellation_does_not_cut_the_end_short_wherever_it_comes(
 async def test_an_end_that_exceeds_asyncios_time_limit_is_completed_and_then_reported(
     backend_name: str, how: str
 ) -> None:
-    if backend_name == "trio" or (how == "timeout" and sys.version_info < (3, 11)):
-        return
+    if backend_name == "trio":
+        pytest.skip("the time limits are asyncio's")
+    if how == "timeout" and sys.version_info < (3, 11):
+        pytest.skip("asyncio.timeout() came with Python 3.11")
     log: list[str] = []
     go_on = threading.Event()
 
@@ -693,7 +728,7 @@ async def test_a_start_that_is_natively_cancelled_again_and_again_is_stopped(
     backend_name: str,
 ) -> None:
     if backend_name == "trio":
-        return
+        pytest.skip("trio has no other cancellation than that of scopes")
     log: list[str] = []
     entered, go_on = threading.Event(), threading.Event()
 
@@ -754,7 +789,7 @@ async def test_a_start_that_is_natively_cancelled_and_returns_too_late_is_stoppe
 ) -> None:
     """The second cancellation comes while the end waits for *start* with a time limit."""
     if backend_name == "trio":
-        return
+        pytest.skip("trio has no other cancellation than that of scopes")
     log: list[str] = []
     entered, go_on = threading.Event(), threading.Event()
 
@@ -1157,3 +1192,22 @@ async def test_the_end_of_the_hub_releases_asend_in_every_event_loop() -> None:
     for thread in started:
         thread.join(10)
     assert outcomes == ["broken"] * 4
+
+
+async def test_without_a_thread_for_its_start_a_source_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the event loop it could wait for a callback that waits for the event loop."""
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with dss.open_hub[int]() as hub:
+        with monkeypatch.context() as limited:
+            limited.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(RuntimeError, match="can't start new thread"):
+                async with hub.open_source("library", lambda portal: portal, lambda _: None):
+                    pass
+        assert hub.statistics().sources == {}
+        async with hub.open_source("library", lambda portal: portal, lambda _: None) as source:
+            assert source.portal is source.value

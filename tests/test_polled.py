@@ -1068,3 +1068,72 @@ def test_the_datagram_of_a_wake_that_is_late_is_no_reason_to_select_for_nothing_
         if not closed:
             assert at > 20
             return
+
+
+# -- an exception that comes at the wrong time -----------------------------------------------------
+
+
+def test_a_poll_that_raises_leaves_what_is_queued_readable() -> None:
+    """The datagram was read by then, so there has to be another one."""
+
+    def leave(exc: BaseException, _: str | None) -> None:
+        raise SystemExit from exc
+
+    with dss.open_polled_hub[int](on_error=leave) as hub:
+        descriptor = hub.fileno()
+        hub.portal.send_callback(lambda: 1 // 0)()
+        hub.portal.send(1)
+        assert readable(descriptor)
+        with pytest.raises(SystemExit):
+            hub.poll()
+        assert readable(descriptor)
+        assert hub.poll() == [1]
+        assert not readable(descriptor)
+
+        def interrupt(_: int) -> int:
+            raise KeyboardInterrupt
+
+        hub.register("source", decode=interrupt).send(2)
+        hub.portal.send(3)
+        with pytest.raises(KeyboardInterrupt):
+            hub.poll(1)
+        assert readable(descriptor)
+        assert hub.poll() == [3]
+
+
+class Struck(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("how", ["send", "send_nowait", "offer", "send_many", "send_callback"])
+@pytest.mark.parametrize("own", [True, False], ids=["hub.portal", "a source"])
+def test_wherever_a_signal_handler_raises_in_a_sender_the_hub_is_not_deaf(
+    how: str, own: bool
+) -> None:
+    """Guards ``ring_anyway``: the function may be out of the bell, and not called yet."""
+
+    def strike() -> None:
+        raise Struck
+
+    for at in itertools.count():
+        with dss.open_polled_hub[int](math.inf, on_error=lambda *_: None) as hub:
+            portal = hub.portal if own else hub.register("source")
+            descriptor = hub.fileno()
+            hub.poll()
+            # (What strikes a callback is reported, in the hub's thread.)
+            send = portal.send_callback() if how == "send_callback" else getattr(portal, how)
+            item: Any = [1] if how == "send_many" else 1
+            try:
+                struck = run_interrupted(lambda: send(item), strike, at)  # noqa: B023
+            except Struck:
+                struck = True
+            else:
+                assert not struck or how == "send_callback"
+            if len(hub):
+                assert readable(descriptor)  # it was not even lost
+            portal.send(2)
+            assert readable(descriptor)
+            assert 2 in hub.poll()
+        if not struck:
+            break
+    assert at > 10

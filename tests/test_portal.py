@@ -16,6 +16,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -1421,6 +1422,28 @@ def test_nothing_can_be_registered_where_nothing_can_be_sent(in_hub: InHub) -> N
     assert hub.statistics().sources == {}
 
 
+def test_wherever_the_hub_ends_registering_returns_a_portal_or_says_so() -> None:
+    """Another thread may end the hub, and take the portal from the source, at any bytecode."""
+    for at in itertools.count():
+        cancelled: list[bool] = []
+        portals: list[Any] = []
+        hub = dss.open_polled_hub[int]()
+
+        def register() -> None:
+            try:
+                portals.append(hub.register("source", cancel=lambda: cancelled.append(True)))
+            except BrokenResourceError:
+                portals.append(None)
+
+        interrupted = run_interrupted(register, hub.close, at, only_shared=True)
+        hub.close()
+        # Who is told that it is not registered stops the library itself.
+        assert isinstance(portals[0], dss.Portal) == bool(cancelled)
+        assert len(cancelled) <= 1
+        if not interrupted:
+            break
+
+
 def test_cancel_is_for_those_who_are_still_there_when_the_hub_ends(in_hub: InHub) -> None:
     cancelled: list[str] = []
 
@@ -1520,3 +1543,24 @@ def test_an_empty_hub_is_still_a_hub(in_hub: InHub) -> None:
         assert len(hub) == 0
 
     in_hub(scenario)
+
+
+def test_a_clone_that_meets_the_last_close_is_registered_or_closed() -> None:
+    """At each bytecode of either, the other one: nothing is open that the hub does not know."""
+
+    def clone() -> None:
+        with suppress(ClosedResourceError):
+            clones.append(source.clone())
+
+    for first, second in (("clone", "close"), ("close", "clone")):
+        for at in itertools.count():
+            clones: list[dss.Portal[int]] = []
+            with dss.open_polled_hub[int]() as hub:
+                source = hub.register("source")
+                acts: dict[str, Callable[[], None]] = {"clone": clone, "close": source.close}
+                interrupted = run_interrupted(acts[first], acts[second], at, only_shared=True)
+                registered = "source" in hub.statistics().sources
+                assert [each.offer(1) for each in clones] == [registered] * len(clones)
+            if not interrupted:
+                break
+        assert at > 3

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import dss_anyio as dss
+from dss_anyio import _waiting
 from dss_anyio._waiting import acquire
 from dss_anyio.testing import until
 
@@ -62,13 +63,19 @@ class Entry:
     call: Call | None = None  # the thread that waits, or has waited, with it
     future: Future[Any] | None = None
     token: dss.Request[Any] | None = None
+    raises: type[BaseException] | None = None  # where it was asked, if its ending does not say that
+    is_husk: bool = False  # it was taken back, and its place was not
 
 
 @dataclass(eq=False)
 class ModelPortal:
     real: dss.Portal[Any]
     source: str | None
-    open: bool = True
+    error: type[Exception] | None = None  # what is raised there, once it is closed
+
+    @property
+    def open(self) -> bool:
+        return self.error is None
 
 
 class Call(threading.Thread):
@@ -92,9 +99,20 @@ class Call(threading.Thread):
         return frame is not None and frame.f_code is acquire.__code__
 
     def returned(self) -> Any:
-        self.join(10)
-        assert not self.is_alive(), "it still waits"
+        soon(lambda: not self.is_alive())
         return self.outcome
+
+
+patience = 10.0  # seconds
+
+
+def soon(condition: Callable[[], object]) -> None:
+    global patience
+    try:
+        until(condition, patience)
+    except AssertionError:
+        patience = 0.5  # it has failed; now it is tried again and again, to make it short
+        raise
 
 
 OUTCOMES = {
@@ -118,7 +136,11 @@ class Polled(RuleBasedStateMachine):
         self.hub = self.open_hub(
             limit, overflow=self.overflow, on_error=lambda *error: self.errors.append(error)
         )
+        self.receivers = [self.hub]
+        self.receivers_open = [True]
         self.portals = [ModelPortal(self.hub.portal, None)]
+        self.error: type[Exception] | None = None  # what is raised to whoever opens a portal
+        self.tagged = False  # has anything been sent, or opened, but the hub's own portal?
         self.numbers = 0
         self.queue: list[Entry] = []
         self.line: list[Entry] = []  # those who wait for room
@@ -137,10 +159,16 @@ class Polled(RuleBasedStateMachine):
         """Call *func* in the thread that receives."""
         return func(*args)
 
-    def receive(self, most: int | None, something: bool) -> list[Any]:
-        return self.hub.poll(most)
+    def receive(self, receiver: Any, most: int | None, something: bool) -> list[Any]:
+        return receiver.poll(most)
 
-    def close_hub(self) -> None:
+    def close_receiver(self, receiver: Any) -> None:
+        """If it is the last one, the hub ends."""
+        receiver.close()
+
+    hands_back_when_closed = True
+
+    def leave_hub(self) -> None:
         self.hub.close()
 
     # -- the model ---------------------------------------------------------------------------------
@@ -150,11 +178,16 @@ class Polled(RuleBasedStateMachine):
         entry = Entry(self.numbers, portal, is_request)
         if is_request:
             self.requests.append(entry)
+            self.tagged = self.tagged or portal.open
         return entry
 
     @property
     def room(self) -> float:
         return self.limit - len(self.queue)
+
+    @property
+    def ended(self) -> bool:
+        return not any(self.receivers_open)
 
     def accepts(self, entry: Entry) -> bool:
         """Put *entry* into the model's queue if the hub has to accept it."""
@@ -163,14 +196,16 @@ class Polled(RuleBasedStateMachine):
         elif self.overflow == "drop_newest":
             self.drop(entry)
         elif self.overflow == "drop_oldest":
-            self.drop(self.queue.pop(0))
+            oldest = self.queue.pop(0)
+            if not oldest.is_husk:
+                self.drop(oldest)
             self.queue.append(entry)
         else:
             return False
         return True
 
     def drop(self, entry: Entry) -> None:
-        # A request that has ended before is not what had to give way.
+        # What nobody would have received is not what had to give way.
         self.counts["dropped" if entry.ending is None else "undelivered"] += 1
         self.give_back(entry)
 
@@ -184,10 +219,11 @@ class Polled(RuleBasedStateMachine):
         self.counts["undelivered"] += 1
         self.give_back(entry)
 
-    def settle(self, entry: Entry, ending: str) -> bool:
+    def settle(self, entry: Entry, ending: str, raises: type[BaseException] | None = None) -> bool:
         if entry.ending is not None:
             return False
         entry.ending = ending
+        entry.raises = raises
         self.counts[ending] += 1
         return True
 
@@ -195,24 +231,51 @@ class Polled(RuleBasedStateMachine):
         while self.line and self.room > 0:
             self.queue.append(self.line.pop(0))
 
-    def close_model(self, portal: ModelPortal, at_once: bool) -> None:
-        portal.open = False
+    def close_model(self, portal: ModelPortal, error: type[Exception]) -> None:
+        if portal.open:
+            portal.error = error
         for entry in [each for each in self.line if each.portal is portal]:
             self.line.remove(entry)
             if entry.is_request:
-                self.settle(entry, "released")
+                self.settle(entry, "released", error)
             else:
-                entry.ending = "released"
-        if at_once:
-            for entry in self.requests:
-                if entry.portal is portal:
-                    self.settle(entry, "released")
-            for entry in [each for each in self.queue if each.portal is portal]:
-                if entry.is_request and portal is self.portals[0]:
-                    continue  # it has come by a way of its own, and is passed over in its turn
+                assert entry.call is not None
+                assert entry.call.returned() is error
+
+    def abort_model(self, portal: ModelPortal) -> None:
+        self.close_model(portal, ClosedResourceError)
+        for entry in self.requests:
+            if entry.portal is portal:
+                self.settle(entry, "released", ClosedResourceError)
+        for entry in [each for each in self.queue if each.portal is portal and not each.is_husk]:
+            if portal is self.portals[0] and (entry.is_request or self.keeps_places):
+                # It is passed over in its turn: a request, because it has come by a way of its own.
+                entry.ending = entry.ending or "aborted"
+                continue
+            self.undeliver(entry)
+            if self.overflow == "drop_oldest" and portal is not self.portals[0]:
+                entry.is_husk = True
+            else:
                 self.queue.remove(entry)
+        self.admit()
+
+    @property
+    def keeps_places(self) -> bool:
+        return self.overflow == "drop_oldest" and self.tagged
+
+    def end_model(self) -> None:
+        """Nobody is going to receive any more."""
+        for portal in self.portals:
+            self.close_model(portal, BrokenResourceError)
+        for entry in self.requests:
+            self.settle(entry, "released", BrokenResourceError)
+        self.error = BrokenResourceError
+
+    def hand_back_model(self) -> None:
+        for entry in self.queue:
+            if not entry.is_husk:
                 self.undeliver(entry)
-            self.admit()
+        self.queue.clear()
 
     # -- sending -----------------------------------------------------------------------------------
 
@@ -232,10 +295,8 @@ class Polled(RuleBasedStateMachine):
                 self.drop(entry)
             assert (self.hub.statistics().late > had.late) is not portal.open
         else:
-            expected: Any = None
-            if not portal.open:
-                expected = ClosedResourceError
-            elif not accepted:
+            expected: Any = portal.error
+            if portal.open and not accepted:
                 expected = WouldBlock if how == "send_nowait" else RuntimeError
             func = getattr(portal.real, how)
             assert self.here(raised_by, func, entry.number) is expected
@@ -252,8 +313,8 @@ class Polled(RuleBasedStateMachine):
                 accepted += 1
         try:
             self.here(portal.real.send_many, [entry.number for entry in entries])
-        except (ClosedResourceError, RuntimeError) as exc:
-            assert isinstance(exc, RuntimeError if portal.open else ClosedResourceError)
+        except (ClosedResourceError, BrokenResourceError, RuntimeError) as exc:
+            assert isinstance(exc, portal.error or RuntimeError)
             assert re.search(rf"\({accepted} of {many} items", str(exc))
             assert not portal.open or accepted < many
         else:
@@ -276,26 +337,44 @@ class Polled(RuleBasedStateMachine):
         queued = self.hub.statistics().sent
         entry.call = Call(func)
         if not entry.portal.open:
-            self.requests = [each for each in self.requests if each is not entry]
-            assert entry.call.returned() is ClosedResourceError
-            entry.ending = "not asked"
+            self.not_asked(entry)
+            assert entry.call.returned() is entry.portal.error
         elif not self.accepts(entry):
             self.line.append(entry)
-            until(lambda: len(self.hub.blocked()) == blocked + 1)
-            until(lambda: self.hub.statistics().tasks_waiting_send == len(self.line))
+            soon(lambda: len(self.hub.blocked()) == blocked + 1)
+            soon(lambda: self.hub.statistics().tasks_waiting_send == len(self.line))
             # It is in the line, and looks for room once more. A place that it holds meanwhile is
             # not there for others.
-            until(entry.call.sleeps)
+            soon(entry.call.sleeps)
         elif entry.is_request:
-            until(lambda: self.hub.statistics().sent == queued + 1)
+            soon(lambda: self.hub.statistics().sent == queued + 1)
         else:
             assert entry.call.returned() is None
+
+    def not_asked(self, entry: Entry) -> None:
+        self.requests = [each for each in self.requests if each is not entry]
+        entry.ending = "not asked"
+
+    @rule(which=st.integers(0, 9))
+    def request_without_waiting(self, which: int) -> None:
+        portal = self.portals[which % len(self.portals)]
+        entry = self.new(portal, is_request=True)
+        if not portal.open:
+            self.not_asked(entry)
+            expected: Any = portal.error
+        else:
+            self.accepts(entry)
+            # Nobody answers meanwhile; but if it was dropped, that has come first.
+            self.settle(entry, "abandoned", TimeoutError)
+            expected = self.expected(entry)
+        entry.call = Call(lambda: portal.real.request(entry.number, timeout=0))
+        assert entry.call.returned() is expected
 
     @rule(which=st.integers(0, 9))
     def request_soon(self, which: int) -> None:
         portal = self.portals[which % len(self.portals)]
         if not portal.open:
-            assert self.here(raised_by, portal.real.request_soon, 0) is ClosedResourceError
+            assert self.here(raised_by, portal.real.request_soon, 0) is portal.error
             return
         entry = self.new(portal, is_request=True)
         if not self.accepts(entry):
@@ -315,8 +394,13 @@ class Polled(RuleBasedStateMachine):
 
     # -- receiving and answering -------------------------------------------------------------------
 
-    @rule(most=st.sampled_from([None, 1, 2]))
-    def poll(self, most: int | None) -> None:
+    @rule(which=st.integers(0, 9), most=st.sampled_from([None, 1, 2]))
+    def poll(self, which: int, most: int | None) -> None:
+        which %= len(self.receivers)
+        receiver = self.receivers[which]
+        if not self.receivers_open[which]:
+            assert raised_by(self.receive, receiver, most, False) is ClosedResourceError
+            return
         expected: list[Entry] = []
         if self.limit == 0:
             while self.line and (most is None or len(self.queue) < most):
@@ -325,17 +409,21 @@ class Polled(RuleBasedStateMachine):
             many = len(self.queue) if most is None else min(most - len(expected), len(self.queue))
             batch, self.queue = self.queue[:many], self.queue[many:]
             for entry in batch:
+                if entry.is_husk:
+                    continue
                 if entry.ending is None:
                     expected.append(entry)
                 else:
-                    self.undeliver(entry)  # whoever asked has gone
+                    self.undeliver(entry)  # whoever asked has gone, or the portal it came by
             if self.limit:
                 self.admit()
+            if not self.tagged:
+                break  # there is nothing among them to be passed over, so one look is enough
         if not expected and not any(portal.open for portal in self.portals):
             with pytest.raises(EndOfStream):
-                self.receive(most, False)
+                self.receive(receiver, most, False)
             return
-        polled = self.receive(most, bool(expected))
+        polled = self.receive(receiver, most, bool(expected))
         self.counts["received"] += len(expected)
         assert [getattr(each, "item", each) for each in polled] == [
             each.number for each in expected
@@ -368,36 +456,60 @@ class Polled(RuleBasedStateMachine):
     def open_portal(self, which: int, clone: bool) -> None:
         if not clone:
             name = f"source {len(self.portals)}"
+            self.tagged = True
+            if self.error is not None:
+                assert raised_by(self.hub.register, name) is self.error
+                return
             real = self.hub.register(name, on_undelivered=self.really_handed_back.append)
             self.portals.append(ModelPortal(real, name))
             return
         portal = self.portals[which % len(self.portals)]
         if portal.open:
+            self.tagged = True
             self.portals.append(ModelPortal(portal.real.clone(), portal.source))
         else:
-            assert raised_by(portal.real.clone) is ClosedResourceError
+            assert raised_by(portal.real.clone) is portal.error
 
     @rule(which=st.integers(0, 9))
     def close_portal(self, which: int) -> None:
         portal = self.portals[which % len(self.portals)]
         self.here(portal.real.close)
-        if portal.open:
-            self.close_model(portal, at_once=False)
+        self.close_model(portal, ClosedResourceError)
 
-    # With "drop_oldest" what was taken back keeps its place until it is the oldest.
-    @precondition(lambda self: self.overflow != "drop_oldest")
     @rule(which=st.integers(0, 9))
     def abort_portal(self, which: int) -> None:
         portal = self.portals[which % len(self.portals)]
         self.here(portal.real.abort)
-        self.close_model(portal, at_once=True)
+        self.abort_model(portal)
+
+    @precondition(lambda self: self.numbers > 5)
+    @rule()
+    def close_senders(self) -> None:
+        self.hub.close_senders()
+        if not self.ended:
+            for portal in self.portals:
+                self.close_model(portal, ClosedResourceError)
+            self.error = ClosedResourceError
+
+    @precondition(lambda self: self.numbers > 10)
+    @rule(which=st.integers(0, 9))
+    def close_a_receiver(self, which: int) -> None:
+        which %= len(self.receivers)
+        self.close_receiver(self.receivers[which])
+        was_ended = self.ended
+        self.receivers_open[which] = False
+        if self.ended and not was_ended:
+            self.end_model()
+            if self.hands_back_when_closed:
+                self.hand_back_model()
 
     # -- what is always true -----------------------------------------------------------------------
 
     @invariant()
     def the_books_agree(self) -> None:
         counts = self.hub.statistics()
-        assert counts.queued == len(self.hub) == len(self.queue) <= self.limit
+        queued = sum(not each.is_husk for each in self.queue)
+        assert counts.queued == len(self.hub) == queued <= len(self.queue) <= self.limit
         assert counts.received == self.counts["received"]
         assert counts.dropped == self.counts["dropped"]
         assert counts.undelivered == self.counts["undelivered"]
@@ -420,39 +532,26 @@ class Polled(RuleBasedStateMachine):
                 assert entry.call.returned() is self.expected(entry)
         waiting = [each for each in self.line if each.call and not each.is_request]
         askers = [each for each in self.requests if each.ending is None]
-        until(lambda: len(self.hub.blocked()) == len(waiting) + len(askers))
+        soon(lambda: len(self.hub.blocked()) == len(waiting) + len(askers))
 
     def expected(self, entry: Entry) -> Any:
         assert entry.ending is not None
-        if entry.ending == "released":
-            return ClosedResourceError
-        return OUTCOMES[entry.ending]
+        return entry.raises or OUTCOMES[entry.ending]
 
     def teardown(self) -> None:
         if not hasattr(self, "hub"):
             return
-        self.close_hub()
+        self.leave_hub()
+        if not self.ended:
+            self.end_model()
+        self.hand_back_model()
+        self.the_books_agree()
+        self.nobody_waits_who_should_not()
         assert self.hub.blocked() == []
         counts = self.hub.statistics()
         assert counts.queued == 0
         assert counts.sent == counts.received + counts.dropped + counts.undelivered
         assert counts.requests.open == 0
-        for entry in self.requests:
-            if entry.ending is None:  # the hub's own end has released it
-                self.settle(entry, "released")
-                released = BrokenResourceError
-            else:
-                released = self.expected(entry)
-            if entry.call is not None:
-                assert entry.call.returned() is released
-            if entry.future is not None:
-                assert outcome_of(entry.future) is released
-        for entry in self.line:
-            if entry.call is not None:
-                assert entry.call.returned() is BrokenResourceError
-        assert {ending: counts.requests._asdict()[ending] for ending in ENDINGS} == {
-            ending: self.counts[ending] for ending in ENDINGS
-        }
 
 
 def raised_by(func: Callable[..., Any], *args: Any) -> type[BaseException] | None:
@@ -471,6 +570,14 @@ def outcome_of(future: Future[Any]) -> Any:
 
 
 LOOPS: dict[str, BlockingPortal] = {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_slices() -> Iterator[None]:
+    """Without the GIL, a thread that has forgotten a request lets go of it when it has waited."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_waiting, "SLICE", 0.02)
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -493,16 +600,32 @@ class InALoop(Polled):
     def here(self, func: Callable[..., Any], *args: Any) -> Any:
         return self.loop.call(func, *args)
 
-    def receive(self, most: int | None, something: bool) -> list[Any]:
+    def receive(self, receiver: Any, most: int | None, something: bool) -> list[Any]:
         if something:
-            return self.here(self.hub.receive_many, most)
-        assert self.here(raised_by, self.hub.receive_nowait) in (WouldBlock, EndOfStream)
-        if not any(portal.open for portal in self.portals):
-            self.here(self.hub.receive_nowait)
+            return self.here(receiver.receive_many, most)
+        raised = self.here(raised_by, receiver.receive_nowait)
+        if raised is not WouldBlock:
+            assert raised is not None
+            raise raised
         return []
 
-    def close_hub(self) -> None:
+    def close_receiver(self, receiver: Any) -> None:
+        self.here(receiver.close)
+
+    hands_back_when_closed = False  # what is queued then waits for the end of the block
+
+    def leave_hub(self) -> None:
         self.opened.__exit__(None, None, None)
+
+    @precondition(lambda self: len(self.receivers) < 4)
+    @rule(which=st.integers(0, 9))
+    def clone_a_receiver(self, which: int) -> None:
+        which %= len(self.receivers)
+        if self.receivers_open[which]:
+            self.receivers.append(self.here(self.receivers[which].clone))
+            self.receivers_open.append(True)
+        else:
+            assert self.here(raised_by, self.receivers[which].clone) is ClosedResourceError
 
 
 class InTrio(InALoop):

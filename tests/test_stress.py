@@ -9,7 +9,6 @@ import functools
 import gc
 import itertools
 import math
-import os
 import random
 import signal
 import threading
@@ -368,7 +367,6 @@ async def test_nobody_stays_blocked_when_the_hub_ends() -> None:
         thread.join(10)
     assert outcomes == ["broken"] * 16
     assert not hub.blocked()
-    assert os.getpid()
 
 
 @pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest"])

@@ -311,7 +311,7 @@ async def test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on(
 ) -> None:
     """Guards what ``Sleepers.sleep`` does when it is cancelled."""
     if means not in (ON_ASYNCIO if backend_name == "asyncio" else ON_TRIO):
-        return
+        pytest.skip("that is a means of another backend")
     cancelled_after_it_was_woken = 0
     async with dss.open_hub[int]() as hub:
         for turns in range(4):
@@ -360,7 +360,7 @@ async def test_several_that_were_woken_and_are_cancelled_pass_all_wakes_on(
     backend_name: str,
 ) -> None:
     if backend_name == "trio":
-        return  # whoever was woken there receives
+        pytest.skip("who was woken there receives, and there is no native cancellation")
     async with dss.open_hub[int]() as hub:
         lucky = asyncio.ensure_future(hub.receive())  # is resumed at once
         await asleep(hub, 1)

@@ -190,6 +190,12 @@ class ApiPortal(Protocol[T_Item_contra]):
         """See :meth:`Portal.call`."""
         ...
 
+    async def call_async(
+        self, func: Callable[..., Any], *args: Any, abandon_on_cancel: bool = False
+    ) -> Any:
+        """See :meth:`Portal.call_async`."""
+        ...
+
     def start_task_soon(
         self, func: Callable[..., Any], *args: Any, name: object = None
     ) -> Future[Any]:

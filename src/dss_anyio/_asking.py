@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from threading import Lock
 from types import TracebackType
 from typing import Any, Generic, TypeVar, overload
 
-from anyio import BrokenResourceError, ClosedResourceError, Event
+from anyio import BrokenResourceError, ClosedResourceError, Event, get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 
-from ._calling import begin_call, check_coroutine_function
+from ._calling import begin_call, check_coroutine_function, check_function
+from ._counter import Counters
 from ._errors import RAISE, NoReplyError, would_deadlock
 from ._mailbox import Lane, Mailbox
 from ._request import Question
 from ._waiting import acquire, check_timeout, result
 from ._wake import call_soon_here
+from ._worker import outlast
 
 T_contra = TypeVar("T_contra", contravariant=True)
 T_Result = TypeVar("T_Result")
@@ -52,20 +54,23 @@ class Asker(Generic[T_contra]):
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
         """
         mailbox = self._mailbox
-        return self._wait_for("request", lambda each: mailbox.ask(each, item), timeout)
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        return self._wait_for("request", timeout, mailbox.endings, mailbox.ask, item)
 
     def request_soon(self, item: T_contra) -> Future[Any]:
         """Ask the hub, and return a future for the answer. Never waits.
 
         From any thread, also the hub's own. If the hub is full, the request waits for its place
-        after those that came before. Cancelling the future cancels the handler, and is possible
-        until there is an answer. The future fails with what :meth:`request` would raise.
+        after those that came before; what this thread sends meanwhile may come first. Cancelling
+        the future cancels the handler, and is possible until there is an answer. The future fails
+        with what :meth:`request` would raise.
 
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
         mailbox = self._mailbox
-        return self._promise("request_soon", lambda each: mailbox.ask(each, item), mailbox.endings)
+        return self._promise("request_soon", mailbox.endings, mailbox.ask, item)
 
     async def arequest(self, item: T_contra) -> Any:
         """As :meth:`request`, from any event loop of either backend, the hub's own included.
@@ -183,8 +188,65 @@ class Asker(Generic[T_contra]):
         :raises anyio.ClosedResourceError: if this portal is closed, or is aborted meanwhile
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
         """
+        return self._wait_for("call", None, None, begin_call, self._mailbox, func, args)
+
+    @overload
+    async def call_async(
+        self,
+        func: Callable[..., Awaitable[T_Result]],
+        *args: Any,
+        abandon_on_cancel: bool = False,
+    ) -> T_Result: ...
+
+    @overload
+    async def call_async(
+        self, func: Callable[..., T_Result], *args: Any, abandon_on_cancel: bool = False
+    ) -> T_Result: ...
+
+    async def call_async(
+        self, func: Callable[..., Any], *args: Any, abandon_on_cancel: bool = False
+    ) -> Any:
+        """As :meth:`call`, from any event loop of either backend, the hub's own included.
+
+        Waits without blocking the loop. If it is cancelled before *func* was called, *func* never
+        is. If it is cancelled later, the task is cancelled, and this call waits until that has
+        ended; with *abandon_on_cancel* it does not wait. (As in anyio 4.16.)
+
+        :raises BaseException: what *func* raises, also if it was cancelled by this call
+        :raises NoReplyError: if the task was cancelled by somebody else
+        :raises TypeError: if *func* is not callable; otherwise as :meth:`call`
+        """
+        check_function(func)
+        await checkpoint()
         mailbox = self._mailbox
-        return self._wait_for("call", lambda each: begin_call(mailbox, each, func, args), None)
+        if self._lane.refusal is not None:
+            raise self._lane.refusal()
+        call_soon = call_soon_here()
+        woken = Event()
+        question = Question(self._lane, "call_async", lambda: call_soon(woken.set))
+        turn: dict[None, str] = {}  # as in ``Question``: one step decides which comes first
+
+        def begin() -> Any:
+            return func(*args) if turn.setdefault(None, "begun") == "begun" else None
+
+        try:
+            begin_call(question, mailbox, begin, (), name=func)
+            await woken.wait()
+        except get_cancelled_exc_class():
+            if abandon_on_cancel or turn.setdefault(None, "called off") != "begun":
+                question.settle("abandoned")
+                raise
+            question.call_off()
+            await outlast(woken)
+            if question.outcome is not None and question.outcome[0] == "refused":
+                question.result()
+            raise
+        except BaseException:
+            question.settle("abandoned")
+            raise
+        finally:
+            mailbox.leave(question)
+        return question.result()
 
     @overload
     def start_task_soon(
@@ -207,9 +269,8 @@ class Asker(Generic[T_contra]):
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
-        mailbox = self._mailbox
         return self._promise(
-            "start_task_soon", lambda each: begin_call(mailbox, each, func, args, name=name)
+            "start_task_soon", None, begin_call, self._mailbox, func, args, None, name
         )
 
     def start_task(
@@ -230,9 +291,6 @@ class Asker(Generic[T_contra]):
         def begin(started: Question) -> None:
             self._mailbox.enter(started)
 
-            def begin_task(each: Question) -> None:
-                begin_call(self._mailbox, each, func, args, {"task_status": _Status(started)}, name)
-
             def is_done(future: Future[Any]) -> None:
                 if started.settled:
                     return
@@ -244,12 +302,15 @@ class Asker(Generic[T_contra]):
                         exc = RuntimeError("the task has ended without task_status.started()")
                     started.settle("refused", exc)
 
-            future = self._promise("start_task", begin_task)
+            keywords = {"task_status": _Status(started)}
+            future = self._promise(
+                "start_task", None, begin_call, self._mailbox, func, args, keywords, name
+            )
             futures.append(future)
             future.add_done_callback(is_done)
 
         try:
-            value = self._wait_for("start_task", begin, None)
+            value = self._wait_for("start_task", None, None, begin)
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -268,10 +329,15 @@ class Asker(Generic[T_contra]):
 
     # -- waiting -----------------------------------------------------------------------------------
 
-    def _wait_for(self, call: str, begin: Callable[[Question], None], timeout: float | None) -> Any:
-        """Block this thread until what *begin* has begun is settled."""
-        if timeout is not None:
-            timeout = check_timeout(timeout)
+    def _wait_for(
+        self,
+        call: str,
+        timeout: float | None,
+        endings: Counters | None,
+        begin: Callable[..., None],
+        *args: Any,
+    ) -> Any:
+        """Block this thread until what ``begin(question, *args)`` has begun is settled."""
         mailbox = self._mailbox
         lane = self._lane
         if lane.refusal is not None:
@@ -279,16 +345,15 @@ class Asker(Generic[T_contra]):
         if mailbox.is_at_home():
             raise would_deadlock(call)
         # As in ``Portal.send``: a lock that is taken twice.
-        woken = threading.Lock()
+        woken = Lock()
         woken.acquire()
-        endings = mailbox.endings if call == "request" else None
         question = Question(lane, call, woken.release, timeout, endings)
         try:
-            begin(question)
-            if not acquire(woken, timeout):
-                if question.settle("abandoned"):
-                    raise TimeoutError(f"no answer within {timeout} s; nobody works on it any more")
-                acquire(woken, None)  # it was settled just now, by somebody who is about to wake us
+            begin(question, *args)
+            if not acquire(woken, timeout, lambda: question.settled) and question.settle(
+                "abandoned"
+            ):
+                raise TimeoutError(f"no answer within {timeout} s; nobody works on it any more")
         except BaseException:
             question.settle("abandoned")
             raise
@@ -297,9 +362,9 @@ class Asker(Generic[T_contra]):
         return question.result()
 
     def _promise(
-        self, call: str, begin: Callable[[Question], None], endings: Any = None
+        self, call: str, endings: Counters | None, begin: Callable[..., None], *args: Any
     ) -> Future[Any]:
-        """A future for what *begin* begins."""
+        """A future for what ``begin(question, *args)`` begins."""
         mailbox = self._mailbox
         if self._lane.refusal is not None:
             raise self._lane.refusal()
@@ -316,7 +381,7 @@ class Asker(Generic[T_contra]):
 
         question = Question(self._lane, call, finish, None, endings)
         try:
-            begin(question)
+            begin(question, *args)
         except BaseException:
             question.settle("abandoned")
             mailbox.leave(question)

@@ -13,47 +13,52 @@ from ._errors import hub_gone, no_event_loop, not_open
 from ._mailbox import Mailbox
 from ._request import Question, answer
 
-_NO_KEYWORDS: dict[str, Any] = {}
-
 
 def begin_call(
-    mailbox: Mailbox,
     question: Question,
+    mailbox: Mailbox,
     func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any] | None = None,
     name: object = None,
 ) -> None:
     """Have *func* called soon, in the hub's thread; its result settles *question*."""
-    if not callable(func):
-        raise TypeError(f"a function is needed, not {func!r}")
+    check_function(func)
     call_soon = mailbox.call_soon
     if call_soon is None:
         raise not_open()
-
-    def call() -> None:
-        # In the hub's thread. In an event loop it must not raise: that would end a whole trio run.
-        if question.settled:
-            return  # whoever asked has given up meanwhile
-        try:
-            mailbox.name_loop()
-            result = func(*args, **kwargs or _NO_KEYWORDS)
-            if is_awaitable(result):
-                _start(mailbox, question, result, name if name is not None else func)
-            else:
-                question.settle("answered", result)
-        except BaseException as exc:
-            question.fail(exc)
-            if not isinstance(exc, Exception) and mailbox.task_group() is None:
-                raise  # Ctrl-C in a poll() is its caller's as well
-
     mailbox.enter(question)
+    run: Callable[..., object] = copy_context().run
     try:
-        call_soon(partial(copy_context().run, call))
+        call_soon(partial(run, _call, question, mailbox, func, args, kwargs, name))
     except RecursionError:
         raise  # a RuntimeError as well, but it is the caller's
     except RuntimeError:
         mailbox.end(hub_gone)  # the loop is gone, and the hub with it
+
+
+def _call(
+    question: Question,
+    mailbox: Mailbox,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any] | None,
+    name: object,
+) -> None:
+    """In the hub's thread. In an event loop it must not raise: that would end a whole trio run."""
+    if question.settled:
+        return  # whoever asked has given up meanwhile
+    try:
+        mailbox.name_loop()
+        result = func(*args) if kwargs is None else func(*args, **kwargs)
+        if is_awaitable(result):
+            _start(mailbox, question, result, name if name is not None else func)
+        else:
+            question.settle("answered", result)
+    except BaseException as exc:
+        question.fail(exc)
+        if not isinstance(exc, Exception) and mailbox.task_group() is None:
+            raise  # Ctrl-C in a poll() is its caller's as well
 
 
 def _start(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any], name: object) -> None:
@@ -64,6 +69,11 @@ def _start(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any], name
         raise no_event_loop()
     mailbox.has_tasks = True
     task_group.start_soon(answer, question, awaitable, name=name)
+
+
+def check_function(func: object) -> None:
+    if not callable(func):
+        raise TypeError(f"a function is needed, not {func!r}")
 
 
 def check_coroutine_function(mailbox: Mailbox) -> None:

@@ -60,7 +60,7 @@ class DarkSideSync:
         self,
         mailbox: Mailbox,
         hub: ref[Any],
-        register: WeakMethod[Callable[..., Source]],
+        register: WeakMethod[Callable[..., tuple[Portal[Any], Source]]],
         wake_failures: WeakMethod[Callable[[], int]],
     ) -> None:
         self._mailbox = mailbox
@@ -83,14 +83,16 @@ class DarkSideSync:
         name = libid if isinstance(libid, str) else repr(libid)
         utility = Utility(name, self._mailbox, self._hub, self._wake_failures)
         try:
-            source = register(name, partial(cancel, utility), utility.open, utility.hand_back)
+            portal, source = register(
+                name, partial(cancel, utility), utility.open, utility.hand_back
+            )
         except ValueError:  # its name is that of another source
             return self.getutilid(libid)[0], self.DSS_ERR_ALREADY_REGISTERED
         except (BrokenResourceError, ClosedResourceError):
             return None, self.DSS_ERR_NOT_STARTED
         except MemoryError:
             return None, self.DSS_ERR_OUT_OF_MEMORY
-        utility.settle_in(source, partial(self._forget, libid, utility))
+        utility.settle_in(portal, source, partial(self._forget, libid, utility))
         self._utilities[libid] = utility
         return utility, self.DSS_SUCCESS
 
@@ -239,10 +241,10 @@ class Utility:
         self._forget: Callable[[], object] | None = None
         self._once = [None]
 
-    def settle_in(self, source: Source, forget: Callable[[], object]) -> None:
+    def settle_in(self, portal: Portal[Any], source: Source, forget: Callable[[], object]) -> None:
         self.source = source
         self._forget = forget
-        self.portal = source.portal
+        self.portal = portal  # the last, it says that it is done
 
     @property
     def lane(self) -> Any:

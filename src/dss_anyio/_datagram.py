@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import threading
 from collections import deque
 from typing import TypeAlias, cast
 
@@ -51,11 +50,12 @@ class Notifier:
         self.address = address
         self._listener = listener
         # Whoever rings says so in ``_wanted`` and then tries to take the socket. Who finds it taken
-        # goes on, because the one who has it looks into ``_wanted`` again after giving it back.
-        # Only ``close`` waits for it: the number of a closed socket may be that of another one
-        # the next moment, so it must not be closed while somebody sends.
+        # goes on, because the one who has it looks into ``_wanted`` again after giving it back. So
+        # does ``close``: the number of a closed socket may be that of another one the next moment,
+        # so whoever has it closes it. (Waiting for it would be for ever in a signal handler that
+        # has interrupted the one who has it, and in a child that was forked meanwhile.)
         self._wanted: deque[None] = deque()
-        self._in_use = threading.Lock()
+        self._in_use: dict[None, object] = {}
         self._closed = False
         self._socket: socket.socket | None = self._connect()
 
@@ -77,12 +77,20 @@ class Notifier:
         """Send one datagram, at the second attempt from a fresh socket. False if both failed."""
         done = True
         self._wanted.append(None)
-        while self._wanted and self._in_use.acquire(blocking=False):
-            try:
+        me = object()
+        try:
+            while self._wanted and self._in_use.setdefault(None, me) is me:
                 self._wanted.clear()
-                done = self._closed or self._try_twice()
-            finally:
-                self._in_use.release()
+                if self._closed:
+                    self._discard()
+                else:
+                    done = self._try_twice()
+                self._in_use.pop(None)
+        finally:
+            # A signal handler that raises may strike at any bytecode. A lock would be taken then,
+            # and we would not know by whom.
+            if self._in_use.get(None) is me:
+                self._in_use.pop(None)
         return done
 
     def _try_twice(self) -> bool:
@@ -114,9 +122,8 @@ class Notifier:
         return True
 
     def close(self) -> None:
-        with self._in_use:
-            self._closed = True
-            self._discard()
+        self._closed = True
+        self.ring()
 
 
 class Doorbell:

@@ -26,7 +26,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._errors import hub_gone, other_process
 from ._mailbox import Mailbox, Source
@@ -36,18 +36,41 @@ from ._worker import start_daemon
 LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
 
 
+class Ending(NamedTuple):
+    """Somebody ends a hub."""
+
+    done: threading.Event
+    deadline: float  # by which it should be
+
+
 def end_sources(mailbox: Mailbox) -> list[BaseException]:
-    """Steps 4 to 6 for a whole hub. Blocks; returns the errors of the callbacks."""
-    _wait_until_left(mailbox, None)
+    """Steps 4 to 6 for a whole hub. Blocks; returns the errors of the callbacks.
+
+    For the first who comes. A second one does nothing: handing back would be too early, and the
+    first one may be waiting for a ``cancel`` that has called us.
+    """
+    timeouts = sum(source.stop_timeout for source in list(mailbox.sources.values()))
+    ending = Ending(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + timeouts)
     errors: list[BaseException] = []
-    while True:
-        try:
-            _, source = mailbox.sources.popitem()  # the newest one
-        except KeyError:
-            break
-        if source.retire():
-            _stop(source, errors)
-    mailbox.sweep()
+    try:
+        if mailbox.ending.setdefault(None, ending) is not ending:
+            return []
+        _wait_until_left(mailbox, None)
+        while True:
+            try:
+                _, source = mailbox.sources.popitem()  # the newest one
+            except KeyError:
+                break
+            if source.retire("hub"):
+                _stop(source, errors)
+        # Those that are being ended alone. Whoever does that has entered them before retiring them.
+        for source, stopped in list(mailbox.stopping.items()):
+            stopped.wait(2 * source.stop_timeout + LEAVE_TIMEOUT)
+        mailbox.sweep()
+    finally:
+        if not mailbox.swept and mailbox.ending.get(None) is ending:
+            mailbox.ending.pop(None)  # Ctrl-C has cut it short; the next one completes it
+        ending.done.set()
     return errors
 
 
@@ -163,9 +186,9 @@ def abandon(mailbox: Mailbox) -> None:
     mailbox.end(hub_gone)
     if mailbox.refusal is other_process:
         return
-    if mailbox.sources or mailbox.items:
+    if mailbox.sources or mailbox.stopping or mailbox.items:
         start_daemon(lambda: end_sources(mailbox), "dss_anyio: ending an abandoned hub")
-    else:
+    elif not mailbox.ending:
         mailbox.sweep()
 
 
@@ -183,6 +206,9 @@ def _at_exit() -> None:
         if home is None or home.daemon or home is threading.main_thread() or not home.is_alive():
             mailbox.end(hub_gone)
             end_sources(mailbox)
+            ending = mailbox.ending.get(None)  # perhaps in another thread, a daemon
+            if ending is not None:
+                ending.done.wait(ending.deadline - time.monotonic())
 
 
 def _after_fork_in_child() -> None:

@@ -225,7 +225,7 @@ class Face(Generic[T_Item]):
         :raises anyio.ClosedResourceError: after :meth:`close_senders`
         :raises anyio.BrokenResourceError: if the hub has ended
         """
-        return self._register(name, cancel, decode, on_undelivered).portal  # type: ignore[no-any-return]  # a Portal
+        return self._register(name, cancel, decode, on_undelivered)[0]
 
     def _register(
         self,
@@ -233,7 +233,7 @@ class Face(Generic[T_Item]):
         cancel: Callable[[], object] | None,
         decode: Callable[[Any], T_Item] | None,
         on_undelivered: Callable[[Any], object] | None,
-    ) -> Source:
+    ) -> tuple[Portal[Any], Source]:
         if not isinstance(name, str):
             raise TypeError(f"the name of a source must be a string, not {name!r}")
         check_callable("cancel", cancel)
@@ -244,11 +244,13 @@ class Face(Generic[T_Item]):
         if cancel is not None:
             source.set_cancel(cancel)
         lane = mailbox.open_lane(source)
-        source.portal = Portal(mailbox, lane)
+        # Not to be asked of the source later on: the end of the hub takes it from there.
+        portal: Portal[Any] = Portal(mailbox, lane)
+        source.portal = portal
         if mailbox.sources.setdefault(name, source) is not source:
             refusal = lane.refusal
-            source.retire()
-            source.portal.close()
+            source.retire("portal")
+            portal.close()
             if refusal is not None:
                 raise refusal()
             raise ValueError(
@@ -256,13 +258,16 @@ class Face(Generic[T_Item]):
             )
         # The hub may have ended meanwhile. Its end writes the refusal before it empties
         # ``sources``; so either it has found ours and will call ``cancel``, or we read the refusal.
-        if lane.refusal is not None and source.retire():
+        if lane.refusal is not None and source.retire("portal"):
             mailbox.sources.pop(name, None)
             raise lane.refusal()
-        return source
+        return portal, source
 
     def source(self, name: str) -> Portal[Any]:
         """Return the portal of the registered source *name*. From any thread; never waits.
+
+        It is the one that :meth:`register` has returned, and may be closed while a clone of it
+        keeps the source registered.
 
         :raises LookupError: if no source of that name is registered
         """
@@ -373,13 +378,14 @@ class Face(Generic[T_Item]):
             wake_failures=self._wake_failures(),
             errors=mailbox.errors.value,
             sources={
-                name: SourceStatistics(
+                source.name or "": SourceStatistics(
                     source.received,
                     queued.get(source, 0),
                     source.dropped.value,
                     source.undelivered.value,
                 )
-                for name, source in list(mailbox.sources.items())
+                # Not the pairs: to make them may start a collection, and a finalizer may close one.
+                for source in list(mailbox.sources.values())
             },
             requests=self._count_requests(),
         )

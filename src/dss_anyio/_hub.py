@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from threading import Event
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -60,8 +61,9 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         to the source's ``on_undelivered``, in the thread that sends
     :param name: appears in ``repr`` and messages
     :param on_error: called in the hub's thread as ``on_error(exception, source_name)`` with what
-        went wrong in ``decode``, ``on_undelivered`` and ``pack``; must not block. Without it, they
-        are logged to the logger ``dss_anyio`` as errors
+        went wrong and concerns nobody who waits: in ``pack``, ``decode``, ``on_undelivered``, in a
+        handler of a plain item, in the question of a callback that has a default; must not block.
+        Without it, it is logged to the logger ``dss_anyio`` as an error
     :raises ValueError: if a size is negative, not whole or too large, or the policy is unknown
     :raises TypeError: if *name* is not a string, or *on_error* not callable
     """
@@ -92,6 +94,12 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         return self._task_group
 
     # -- beginning and end -------------------------------------------------------------------------
+
+    def __enter__(self) -> Hub[T_Item]:
+        """As of any receiving end: the end of the block closes it. It does not open the hub."""
+        if self._task_group is None:
+            raise not_open()
+        return self
 
     async def __aenter__(self) -> Hub[T_Item]:
         if self._task_group is not None:
@@ -147,7 +155,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         self._sleepers.rouse_all()
         if mailbox.refusal is other_process:
             errors: list[BaseException] = []  # everything else is the parent's
-        elif mailbox.blocked or mailbox.sources or mailbox.items:
+        elif mailbox.blocked or mailbox.sources or mailbox.stopping or mailbox.items:
             worker = Worker(partial(end_sources, mailbox), f"dss_anyio: ending {self.name}")
             outcome = await worker.outlast() or outcome
             errors = worker.outcome()
@@ -230,6 +238,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             *stop* goes on in a daemon thread
         :return: a context manager for an :class:`OpenSource`: its portal and *value*
         :raises Exception: what *start* raises; *stop* is not called then
+        :raises RuntimeError: if the system has no thread for *start*
         :raises ExceptionGroup: what *stop* raises, together with what the body has raised
         :raises ValueError: if a source of that name is registered, or *stop_timeout* is negative
         :raises TypeError: if *start* or *stop* is not callable
@@ -242,9 +251,8 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         limit = check_timeout(stop_timeout)
         if limit is None:
             raise TypeError("stop_timeout must be a number of seconds, not None")
-        source = self._register(name, None, decode, on_undelivered)
+        portal, source = self._register(name, None, decode, on_undelivered)
         source.stop_timeout = limit
-        portal: Portal[T_Raw] = source.portal
 
         def run_start() -> T_Value:
             value = start(portal)
@@ -257,7 +265,11 @@ class Hub(Face[T_Item], Receiver[T_Item]):
                     late()
             return value
 
-        starting = Worker(run_start, f"dss_anyio: starting {name}")
+        try:
+            starting = Worker(run_start, f"dss_anyio: starting {name}", only_there=True)
+        except RuntimeError:  # no thread can be started
+            portal.abort()
+            raise
         outcome: BaseException | None = None
         try:
             yield OpenSource(portal, await starting.result())
@@ -281,25 +293,30 @@ class Hub(Face[T_Item], Receiver[T_Item]):
     ) -> BaseException | None:
         """End *source* alone; returns a native cancellation that came meanwhile."""
         mailbox = self._mailbox
-        if source.retire():
-            mailbox.sources.pop(cast("str", source.name), None)
-        mailbox.release(source)
-        # Now whatever waits for the hub inside of start() is released, so it can return.
-        cancelled = await starting.outlast(source.stop_timeout)
-        if not starting.done:
-            errors.append(
-                TimeoutError(
-                    f"starting source {source.name!r} has not returned within "
-                    f"{source.stop_timeout} s of its end; it goes on in a daemon thread"
+        stopped = mailbox.stopping[source] = Event()
+        try:
+            if source.retire("block"):
+                mailbox.sources.pop(cast("str", source.name), None)
+            mailbox.release(source)
+            # Now whatever waits for the hub inside of start() is released, so it can return.
+            cancelled = await starting.outlast(source.stop_timeout)
+            if not starting.done:
+                errors.append(
+                    TimeoutError(
+                        f"starting source {source.name!r} has not returned within "
+                        f"{source.stop_timeout} s of its end; it goes on in a daemon thread"
+                    )
                 )
-            )
-        ending = Worker(
-            partial(end_source, mailbox, source),
-            f"dss_anyio: ending {source.name}",
-        )
-        cancelled = await ending.outlast() or cancelled
-        errors.extend(ending.outcome())
-        return cancelled
+            if source.retired != "hub":  # else its end stops the library
+                ending = Worker(
+                    partial(end_source, mailbox, source), f"dss_anyio: ending {source.name}"
+                )
+                cancelled = await ending.outlast() or cancelled
+                errors.extend(ending.outcome())
+            return cancelled
+        finally:
+            stopped.set()
+            mailbox.stopping.pop(source, None)
 
     # -- what Face asks for ------------------------------------------------------------------------
 

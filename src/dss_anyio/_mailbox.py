@@ -37,8 +37,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat, starmap
+from threading import get_ident
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from weakref import ref
 
 from ._counter import Counter, Counters
 from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted, twin
@@ -47,9 +50,14 @@ from ._request import TOKEN, Question, Request, dequeue, is_over, is_queued, que
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
 Ring: TypeAlias = Callable[[], object]
+# What ends a registration: its last portal was closed, its block was left, its hub ends.
+Retirer: TypeAlias = Literal["portal", "block", "hub"]
 
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
+# Calls within calls, for what must not end half-way: to put an item; and with that, to drop one.
+A_LITTLE_STACK, ENOUGH_STACK = 3, 12
+OUT_OF_MEANS = (MemoryError, RecursionError)
 
 
 class _Nothing:
@@ -67,7 +75,7 @@ class Source:
 
     __slots__ = (
         "_cancels",
-        "_open",
+        "_retired",
         "decode",
         "dropped",
         "ended",
@@ -97,7 +105,7 @@ class Source:
         self.undelivered: Counter = Counter()
         self.ended: bool = False  # has whoever ends it looked for its cancel?
         self._cancels: list[Callable[[], object]] = []
-        self._open = [None]
+        self._retired: dict[None, list[Retirer]] = {}
 
     def set_cancel(self, cancel: Callable[[], object]) -> None:
         self._cancels.append(cancel)
@@ -109,13 +117,16 @@ class Source:
         except IndexError:
             return None
 
-    def retire(self) -> bool:
+    def retire(self, by: Retirer) -> bool:
         """End the registration. True for the first who asks, whichever thread that is."""
-        try:
-            self._open.pop()
-        except IndexError:
-            return False
-        return True
+        first = [by]
+        return self._retired.setdefault(None, first) is first
+
+    @property
+    def retired(self) -> Retirer | None:
+        """Who has ended the registration."""
+        first = self._retired.get(None)
+        return None if first is None else first[0]
 
 
 class Lane:
@@ -150,7 +161,7 @@ class Blocked:
         self.item: object = item
         self.call: str = call
         self.since: float = time.monotonic()
-        self.thread: int = threading.get_ident()
+        self.thread: int = get_ident()
         self.waiting: Blocked | None = self  # what is in the line for it
         self._outcome: dict[None, str] = {}
         self._wake = wake
@@ -213,6 +224,7 @@ class Mailbox:
         "_interrupt",
         "_replaces",
         "_returns_places",
+        "_ring",
         "_tagged",
         "bell",
         "blocked",
@@ -220,6 +232,7 @@ class Mailbox:
         "calls",
         "dropped",
         "ended",
+        "ending",
         "endings",
         "errors",
         "has_tasks",
@@ -242,6 +255,7 @@ class Mailbox:
         "room",
         "root",
         "sources",
+        "stopping",
         "swept",
         "task_group",
         "undelivered",
@@ -268,6 +282,7 @@ class Mailbox:
         self.queues: dict[Lane, None] = {}  # those that may hold items of their own
         self.sources: dict[str, Source] = {}  # the registered ones, oldest first
         self.bell: dict[None, Ring] = {}
+        self._ring: Ring | None = None  # what was last in there, except for ``sweep``
         self.husks: deque[None] = deque()  # one for each turn whose item was taken back
         self.reports: deque[tuple[str | None, BaseException]] = deque(maxlen=MOST_REPORTS)
         self.refusal: Refusal | None = None  # why nobody may send any more
@@ -283,6 +298,8 @@ class Mailbox:
         self.late: Counter = Counter()
         self.endings: Counters = Counters()
         self.calls: deque[Callable[[], object]] = deque()  # polled hub: what poll() is to call
+        self.ending: dict[None, Any] = {}  # who ends it; for the next ones
+        self.stopping: dict[Source, threading.Event] = {}  # those that are being ended alone
         # Set by the hub: have a function called soon in its thread; and its task group, or None.
         self.call_soon: Callable[[Callable[[], object]], object] | None = None
         self.task_group: Callable[[], Any] = _nothing
@@ -322,6 +339,7 @@ class Mailbox:
 
     def arm(self, ring: Ring) -> None:
         """Whoever puts something next calls *ring*. In the receiving thread."""
+        self._ring = ring
         self.bell[None] = ring
         if self.swept:
             self.sweep()  # another thread has ended it meanwhile, and we took its function's place
@@ -332,17 +350,48 @@ class Mailbox:
 
     def notify(self) -> None:
         """Something happened that a sleeping receiver must see. From any thread; never waits."""
-        ring = self.bell.pop(None, None)
-        if ring is not None:
-            # Nobody else has it now, so it must not get lost. (Nothing is called to see to that: if
-            # we are out of stack, that would fail as well.)
+        try:
+            ring = self.bell.pop(None, None)
+            if ring is not None:
+                # Nobody else has it now, so it must not get lost. (Nothing is called to see to
+                # that: if we are out of stack, that would fail as well.)
+                try:
+                    ring()
+                except OUT_OF_MEANS:
+                    self.bell[None] = ring  # the next sender tries again
+        except BaseException:
+            self.ring_anyway()
+            raise
+
+    def ring_anyway(self) -> None:
+        """A signal handler has raised while we were at the bell: have we taken it, have we rung?
+
+        Nobody knows; so ring, and leave it in the bell as well. Once too often does no harm.
+        """
+        if self._ring is not None:
+            self.bell.setdefault(None, self._ring)()
+
+    def mend(self, lane: Lane) -> None:
+        """A signal handler has raised in a sender: is its turn there, has it rung? Nobody knows.
+
+        Without a turn its item would be received in the turn of the next one, and so on. So put one
+        more: at worst it is a husk that nobody has counted.
+        """
+        if lane.items is not None:
             try:
-                ring()
-            except Exception:
-                self.bell[None] = ring  # out of stack, or of memory: the next sender tries again
-            except BaseException:
-                ring()  # Ctrl-C has struck in there
-                raise
+                if self._replaces and self.room is not None:
+                    self.room.pop()  # there each turn has a place
+                self.items.append(lane)
+            except IndexError:
+                pass
+        self.ring_anyway()
+
+    def _count_off(self) -> None:
+        """A turn without an item was found."""
+        try:
+            self.husks.pop()
+        except IndexError:
+            pass  # see ``mend``
 
     # -- Sending: from any thread, at any bytecode -------------------------------------------------
 
@@ -352,6 +401,7 @@ class Mailbox:
         The caller has read ``lane.refusal`` just before. If the mailbox ends between that and our
         last line, the item goes back to its source all the same: see ``sweep``.
         """
+        _reach(A_LITTLE_STACK)
         room = self.room
         if room is not None:
             try:
@@ -361,6 +411,18 @@ class Mailbox:
                     return False
                 self._overflow(lane, item)
                 return True
+        try:
+            self._append(lane, item)
+            self.notify()
+        except OUT_OF_MEANS:
+            raise
+        except BaseException:
+            self.mend(lane)
+            raise
+        return True
+
+    def _append(self, lane: Lane, item: object) -> None:
+        """Put *item*, for which the caller has taken a place. MemoryError: it was not put."""
         own = lane.items
         try:
             if own is None:
@@ -375,8 +437,6 @@ class Mailbox:
         except MemoryError:
             self._give_up_place()
             raise
-        self.notify()
-        return True
 
     def _take_out(self, own: deque[Any], item: object) -> None:
         """No memory for the turn of *item*, which is in its lane already.
@@ -421,7 +481,7 @@ class Mailbox:
                         take_place()
                     except IndexError:
                         return otherwise(item)
-                try:  # see ``put``
+                try:  # see ``_append``
                     if own is None:
                         append(item)
                     else:
@@ -431,18 +491,18 @@ class Mailbox:
                         except MemoryError:
                             self._take_out(own, item)
                             raise
+                    ring = take_bell(None, None)
+                    if ring is not None:  # see ``notify``
+                        try:
+                            ring()
+                        except OUT_OF_MEANS:
+                            bell[None] = ring
                 except MemoryError:
                     self._give_up_place()
                     raise
-                ring = take_bell(None, None)
-                if ring is not None:  # see ``notify``
-                    try:
-                        ring()
-                    except Exception:
-                        bell[None] = ring
-                    except BaseException:
-                        ring()
-                        raise
+                except BaseException:
+                    self.mend(lane)
+                    raise
             except Exception:
                 if failed is RAISE:
                     raise
@@ -469,7 +529,7 @@ class Mailbox:
                 except IndexError:
                     otherwise(item, None)
                     return
-            try:  # see ``put``
+            try:  # see ``_append``
                 if own is None:
                     append(item)
                 else:
@@ -479,18 +539,18 @@ class Mailbox:
                     except MemoryError:
                         self._take_out(own, item)
                         raise
+                ring = take_bell(None, None)
+                if ring is not None:  # see ``notify``
+                    try:
+                        ring()
+                    except OUT_OF_MEANS:
+                        bell[None] = ring
             except MemoryError:
                 self._give_up_place()
                 raise
-            ring = take_bell(None, None)
-            if ring is not None:  # see ``notify``
-                try:
-                    ring()
-                except Exception:
-                    bell[None] = ring
-                except BaseException:
-                    ring()
-                    raise
+            except BaseException:
+                self.mend(lane)
+                raise
 
         return send
 
@@ -499,6 +559,7 @@ class Mailbox:
 
         They are put one after the other, with nobody else's in between, and cause one wake.
         """
+        _reach(A_LITTLE_STACK)
         many = len(batch) - start
         if self.room is not None:
             if not self._blocks:
@@ -511,7 +572,15 @@ class Mailbox:
             except IndexError:
                 many = len(places)
         if many:
-            self._put_in_place(lane, batch[start : start + many])
+            try:
+                self._put_in_place(lane, batch[start : start + many])
+            except BaseException:
+                if lane.items is None:
+                    self.ring_anyway()
+                else:
+                    for _ in range(many):
+                        self.mend(lane)
+                raise
         return many
 
     def _put_in_place(self, lane: Lane, items: list[Any]) -> None:
@@ -531,6 +600,7 @@ class Mailbox:
         back in one single step (``_move``). So either they have just come back, or they are all in
         the hands of other senders, whose items come after ours: then ours is the oldest.
         """
+        _reach(ENOUGH_STACK)  # or an item and its place could get lost in our hands
         if self._replaces:
             assert self.room is not None
             try:
@@ -541,13 +611,19 @@ class Mailbox:
                 except IndexError:
                     pass
                 else:
-                    self._put_in_place(lane, [item])
+                    self._append(lane, item)
+                    self.notify()
                     return
             else:
-                oldest = self._open(entry)  # None for a husk: its place is as good
-                self._put_in_place(lane, [item])
-                if oldest is not None:
-                    self.drop(*oldest)
+                # Nothing of the user's runs, and nothing is let go of, until its place is used.
+                oldest = self._unwrap(entry)  # None for a husk: its place is as good
+                try:
+                    self._append(lane, item)
+                    self.notify()
+                finally:
+                    if oldest is not None:
+                        source, dropped, over = oldest
+                        (self.undeliver if over else self.drop)(source, dropped)
                 return
         self.drop(lane.source, item)
 
@@ -568,6 +644,7 @@ class Mailbox:
 
     def wait_for_room(self, blocked: Blocked) -> None:
         """Enter *blocked*. When its wait has ended its ``wake`` is called, perhaps in here."""
+        _reach(ENOUGH_STACK)  # for ``admit``, which may have somebody else's item in hand
         self.blocked[blocked] = None
         self.waiting.append(blocked)
         if blocked.lane.refusal is None:
@@ -604,6 +681,18 @@ class Mailbox:
                 question.refuse(question.lane.refusal)
                 if question.settled:  # perhaps before it was in the line
                     self._step_out(waiting)
+        else:
+            self._look_again(question)
+
+    def _look_again(self, question: Question) -> None:
+        """Its request was put just now. Was its portal closed gracefully meanwhile?
+
+        Then whoever receives may have seen the end of the stream before it was there, and does not
+        look again. If not, it was put before the end could be seen.
+        """
+        refusal = question.lane.refusal
+        if refusal is not None:
+            question.settle("released", refusal)
 
     def leave(self, blocked: Blocked | Question) -> None:
         """Called by the one who has waited, whatever came of it."""
@@ -639,8 +728,12 @@ class Mailbox:
                     room.append(None)  # and look again: somebody may have come while we held it
                     break
                 if blocked.accept():  # else it waits no longer
-                    self._put_in_place(blocked.lane, [blocked.item])
-                    blocked.item = None  # a request is forgotten when its receiver forgets it
+                    item: Any = blocked.item
+                    question = question_of(item) if type(item) is TOKEN else None
+                    self._put_in_place(blocked.lane, [item])
+                    blocked.item = item = None  # forgotten when its receiver forgets it
+                    if question is not None:
+                        self._look_again(question)
                     blocked.wake()
                     break
 
@@ -652,15 +745,16 @@ class Mailbox:
             if self.waiting:
                 self.admit()
 
-    def seat(self, sleepers: int) -> None:
+    def seat(self, sleepers: int, roused: int = 0) -> None:
         """With limit 0: let as many senders in as receivers sleep. In the receiving thread.
 
+        What is queued is for the *roused* first: those who were woken and have not run since.
         A sender that took a place and has not put its item yet is not seen here. At worst an item
         waits for the next receiver, as it also does if its receiver is cancelled at that moment.
         """
         if self.limit == 0:
             assert self.room is not None
-            wanted = max(0, sleepers - len(self))
+            wanted = max(0, sleepers - max(0, len(self) - roused))
             while len(self.room) > wanted:
                 try:
                     self.room.pop()
@@ -672,14 +766,12 @@ class Mailbox:
 
     def is_at_home(self) -> bool:
         """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
-        if threading.get_ident() != self._home_ident:
-            return False
-        return self.home is not None and self.home.is_alive()
+        return get_ident() == self._home_ident and self.home is not None and self.home.is_alive()
 
     def come_home(self) -> None:
         """From now on this thread is the one that receives."""
         self.home = threading.current_thread()
-        self._home_ident = threading.get_ident()
+        self._home_ident = get_ident()
 
     # -- Receiving: in the receiving thread --------------------------------------------------------
 
@@ -720,7 +812,7 @@ class Mailbox:
             try:
                 item = entry.items.popleft()  # type: ignore[union-attr]  # it has some
             except IndexError:
-                self.husks.pop()
+                self._count_off()
                 return False, None
             source = entry.source
             is_request = type(item) is TOKEN
@@ -748,8 +840,9 @@ class Mailbox:
         if self._interrupt is not None:
             interrupt, self._interrupt = self._interrupt, None
             raise interrupt
-        while self._meet_sender() and (most is None or len(self.items) < most):
-            pass
+        for _ in range(len(self.waiting)):  # those who come meanwhile wait for the next call
+            if not self._meet_sender() or (most is not None and len(self.items) >= most):
+                break
         batch: list[Any] = []
         for _ in range(MOST_MISSES):
             many = len(self.items) if most is None else min(most - len(batch), len(self.items))
@@ -818,26 +911,33 @@ class Mailbox:
         return len(self.items) > 0
 
     def _open(self, entry: Any) -> tuple[Source, Any] | None:
-        """The source and the item of an entry, or None if it is a husk. From any thread."""
+        """The source and the item of an entry, or None if nobody is to have it."""
+        unwrapped = self._unwrap(entry)
+        if unwrapped is None:
+            return None
+        source, item, over = unwrapped
+        if over:
+            self._free(1)
+            self.undeliver(source, item)
+            return None
+        return source, item
+
+    def _unwrap(self, entry: Any) -> tuple[Source, Any, bool] | None:
+        """The source and the item of an entry, or None if it is a husk. From any thread.
+
+        The third says that nobody is to have it: it was being sent when its portal was aborted,
+        which has not seen it; or it is a request for whose answer nobody waits any more.
+        """
         if type(entry) is not Lane:
-            if self._cut:
-                self._free(1)
-                self.undeliver(self.own, entry)
-                return None
-            return self.own, entry
+            return self.own, entry, self._cut
         assert entry.items is not None
         try:
             item = entry.items.popleft()
         except IndexError:
-            self.husks.pop()
+            self._count_off()
             return None
-        if entry.refusal is portal_aborted or (type(item) is TOKEN and is_over(item)):
-            # It was being sent when its portal was aborted, which has not seen it; or it is a
-            # request for whose answer nobody waits any more.
-            self._free(1)
-            self.undeliver(entry.source, item)
-            return None
-        return entry.source, item
+        over = entry.refusal is portal_aborted or (type(item) is TOKEN and is_over(item))
+        return entry.source, item, over
 
     def _decode(self, source: Source, item: Any) -> tuple[bool, Any]:
         """Count the item as received and decode it; or count it as undelivered."""
@@ -899,8 +999,17 @@ class Mailbox:
         self._refuse(lane, refusal)
         source = lane.source
         source.lanes.pop(lane, None)
-        if source.name is not None and not source.lanes and not self.ended and source.retire():
+        if (
+            source.name is not None
+            and not source.lanes
+            and not self.ended
+            and source.retire("portal")
+        ):
             self.sources.pop(source.name, None)
+            source.portal = None
+            # One that was cloned just now has entered before it reads ``retired``, or finds it so.
+            for other in list(source.lanes):
+                self._refuse(other, refusal)
 
     def _refuse(self, lane: Lane, refusal: Refusal) -> None:
         if lane.refusal is None:
@@ -967,7 +1076,9 @@ class Mailbox:
             try:
                 item = lane.items.popleft()
             except IndexError:
-                self.husks.pop()
+                self._count_off()
+                if not self.ended:
+                    self.notify()  # who has counted this husk may sleep in spite of an item
                 return
             self._free(1)
             self.undeliver(lane.source, item)
@@ -996,10 +1107,14 @@ class Mailbox:
         and we find it. It is the argument of the bell once more.
         """
         self.swept = True
-        self.bell[None] = self.sweep
+        # Whoever takes it out holds us. If it held us as well, only the collector could free a hub.
+        self.bell[None] = partial(_sweep, ref(self))
+        self._ring = None
         self._hand_back_all()
         for lane in list(self.queues):
             self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
+            lane.source.lanes.clear()  # a lane refers to its source: for the same reason
+        self.own.lanes.clear()
 
     def _hand_back_all(self) -> None:
         while True:
@@ -1045,28 +1160,36 @@ class Mailbox:
 
     def run_calls(self) -> None:
         """Call what has come by now. In the receiving thread; what it raises is Ctrl-C."""
-        try:
-            for _ in range(len(self.calls)):
-                self.calls.popleft()()
-        except BaseException:
-            self.notify()  # what is left is for the next poll
-            raise
+        for _ in range(len(self.calls)):
+            self.calls.popleft()()
 
     @property
     def has_news(self) -> bool:
         """Is there something for a ``poll()``? Its end is something, too."""
-        return bool(len(self) or self.calls or not self.lanes)
+        return bool(len(self) or self.calls or not self.lanes or self._interrupt is not None)
 
     def forget(self) -> None:
         """In a forked child: the threads, the loop and the libraries are the parent's."""
         for source in self.sources.values():
-            source.retire()
+            source.retire("hub")
         self.bell.clear()
         self.blocked.clear()
         self.waiting.clear()
         self.calls.clear()
         self.end(other_process)
         self.home = None
+
+
+def _reach(depth: int) -> None:
+    """Raise RecursionError now, while nothing has happened, if there is no stack for so many."""
+    if depth:
+        _reach(depth - 1)
+
+
+def _sweep(mailbox: ref[Mailbox]) -> None:
+    alive = mailbox()
+    if alive is not None:
+        alive.sweep()
 
 
 def _nothing() -> None:

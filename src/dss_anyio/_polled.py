@@ -128,15 +128,19 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         if mailbox.ended:
             raise receiver_closed()
         mailbox.come_home()
-        # Before the queue: whoever puts an item after we have looked there finds the bell armed.
-        self._alarm.reset()
-        tell_reports(mailbox, self._on_error)
-        mailbox.run_calls()
-        finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
-        batch: list[T_Item] = mailbox.take_many(max_items)
+        try:
+            # Before the queue: whoever puts an item after that look finds the bell armed.
+            self._alarm.reset()
+            tell_reports(mailbox, self._on_error)
+            mailbox.run_calls()
+            finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
+            batch: list[T_Item] = mailbox.take_many(max_items)
+        except BaseException:  # raised by a function that was called, decode or on_error
+            mailbox.notify()  # what is left is for the next poll
+            raise
         if mailbox.has_news:
             mailbox.notify()  # what is left, and the end, stay readable
-        if finished and not batch and not len(mailbox):
+        if finished and not batch and not mailbox.items:
             raise receiver_closed() if mailbox.ended else no_more()
         return batch
 

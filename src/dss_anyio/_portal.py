@@ -210,9 +210,16 @@ class Portal(Asker[T_contra]):
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
+        mailbox = self._mailbox
+        source = self._lane.source
         if self._lane.refusal is not None:
             raise self._lane.refusal()
-        return Portal(self._mailbox, self._mailbox.open_lane(self._lane.source))
+        lane = mailbox.open_lane(source)
+        # First it has entered, then it looks: see ``Mailbox.close_lane``.
+        if source.retired:
+            mailbox.close_lane(lane, portal_closed)
+            raise portal_closed()
+        return Portal(mailbox, lane)
 
     def close(self) -> None:
         """Send nothing more through this portal. Never waits; a second call does nothing.
@@ -228,7 +235,8 @@ class Portal(Asker[T_contra]):
         """Close this portal and take back what it has queued. A second call does nothing.
 
         What was accepted and not yet received goes to ``on_undelivered``, in this thread, before
-        this method returns; so it takes as long as that. Calls that wait in it raise
+        this method returns; so it takes as long as that. (One that a receiver has in hand just now
+        is handed back there, perhaps a moment later.) Calls that wait in it raise
         ``ClosedResourceError``. With ``"drop_oldest"`` the places of what was taken back become
         free when the receiver, or an item that replaces the oldest, comes to them.
         (DarkSideSync's *unregister*.)

@@ -167,8 +167,9 @@ class Sleepers:
 
     def rouse_all(self, receiver: Receiver[Any] | None = None) -> None:
         """Wake everybody, or those who wait in *receiver*, because it was closed."""
-        for nap, (sleeper, _) in list(self._asleep.items()):
-            if receiver is None or sleeper is receiver:
+        for nap in list(self._asleep):
+            sleeper, _ = self._asleep.get(nap, (None, None))
+            if sleeper is not None and receiver in (None, sleeper):
                 self._take_up(nap).wake()
         self._rouse_soon()
 
@@ -194,7 +195,7 @@ class Sleepers:
         first: Nap | None = None
         while True:
             if not mailbox.limit:
-                mailbox.seat(len(asleep))
+                mailbox.seat(len(asleep), self._roused)
             # "No senders" is read before the queue: what was sent before the end is seen.
             finished = not mailbox.lanes
             items = len(mailbox.items) - len(mailbox.husks) - self._roused
@@ -212,6 +213,8 @@ class Sleepers:
                     self._armed = False
                 return first
             if self._armed or self.wake is None:
+                if mailbox.reports:  # they may have come after the look of a wake that is over
+                    self.report_errors()
                 return first
             self._armed = True
             mailbox.arm(self.wake)
@@ -282,7 +285,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
             item = mailbox.take()
         except WouldBlock:
             self._sleepers.report_errors()
-            if finished and not len(mailbox):
+            if finished and not mailbox.items:
                 raise no_more() from None
             raise
         return item
@@ -307,7 +310,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
             if batch:
                 return batch
             self._sleepers.report_errors()
-            if finished and not len(mailbox):
+            if finished and not mailbox.items:
                 raise no_more()
             await self._sleepers.sleep(self)
 

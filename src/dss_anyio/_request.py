@@ -63,12 +63,14 @@ class Question:
     """What an asker waits for. Settled once, by whoever comes first.
 
     *wake* tells the asker. It returns False if nobody is there any more, and is called once; a
-    second time only if it was struck by Ctrl-C.
+    second time only if it has failed: struck by Ctrl-C, or out of stack or memory.
     """
 
     __slots__ = (
+        "_called_off",
         "_endings",
         "_outcome",
+        "_untold",
         "_wake",
         "_watchers",
         "call",
@@ -98,6 +100,8 @@ class Question:
         if endings is not None:
             endings["asked"].add_one()
         self._outcome: dict[None, tuple[Ending, Any]] = {}
+        self._untold: bool = False  # was it settled by somebody who could not tell?
+        self._called_off: bool = False
         self._watchers: dict[object, Callable[[], object]] = {}
 
     # -- settling it: from any thread, at any bytecode ---------------------------------------------
@@ -109,23 +113,28 @@ class Question:
             if self._outcome.setdefault(None, outcome) is not outcome:
                 return False
             return self._tell(ending)
-        except BaseException:  # Ctrl-C has struck in here, and nobody else tells the asker
+        except BaseException:  # Ctrl-C has struck in here, or there is no stack left
             if self._outcome.get(None) is outcome:
+                self._untold = True  # if that fails again, see ``refuse``
                 self._tell(ending)
+                self._untold = False
             raise
 
     def _tell(self, ending: Ending) -> bool:
         there = True
-        if ending != "abandoned":
+        if ending == "abandoned":
+            self._wake = _nobody
+        else:
             try:
                 there = self._wake() is not False
+            except RecursionError:
+                raise  # a RuntimeError as well
             except RuntimeError:
                 pass  # woken before (an unlocked lock), or the event loop it waited in is gone
             if not there:
                 ending = "abandoned"
                 self._outcome[None] = (ending, None)
-        if ending == "abandoned":
-            self._wake = _nobody
+                self._wake = _nobody
         if self._endings is not None:
             self._endings[ending].add_one()
         if ending in _GIVEN_UP:
@@ -147,8 +156,11 @@ class Question:
         """Its portal or the hub was closed; if gracefully, what was accepted is still answered."""
         waiting = self.waiting
         accepted = waiting is None or not waiting.withdraw()
-        if not (accepted and is_graceful(refusal)):
-            self.settle("released", refusal)
+        if accepted and is_graceful(refusal):
+            return
+        if not self.settle("released", refusal) and self._untold:
+            self._untold = False
+            self._tell(self._outcome[None][0])
 
     # -- looking at it -----------------------------------------------------------------------------
 
@@ -199,16 +211,21 @@ class Question:
     # -- who wants to know that it was given up ----------------------------------------------------
 
     def watch(self, watcher: Callable[[], object]) -> object:
-        """Call *watcher* once nobody waits for the answer any more; at once if it is so already.
+        """Call *watcher* once nobody wants the answer any more; at once if it is so already.
 
         It enters, and then looks; who gives up writes that, and then looks for watchers. Either is
         one step, so whichever comes second sees the other one. Returns what ``unwatch`` takes.
         """
         key = object()
         self._watchers[key] = watcher
-        if self.given_up:
+        if self.given_up or self._called_off:
             self._tell_watchers()
         return key
+
+    def call_off(self) -> None:
+        """Nobody wants the answer any more, but the asker waits until the work on it has ended."""
+        self._called_off = True  # before the look for watchers
+        self._tell_watchers()
 
     def unwatch(self, key: object) -> None:
         self._watchers.pop(key, None)
@@ -221,6 +238,8 @@ class Question:
                 return
             try:
                 watcher()
+            except RecursionError:
+                raise
             except RuntimeError:
                 pass  # its event loop is gone
 

@@ -85,8 +85,9 @@ async def serve(
         """
         nonlocal over, closed
         begun = monotonic()
+        items, waiting = sleepers.mailbox.items, sleepers.mailbox.waiting
         try:
-            while monotonic() - begun <= TURN_SECONDS:
+            while True:
                 for _ in range(TURN):
                     if running >= max_concurrency:
                         return False  # nothing is in hand while we wait
@@ -102,8 +103,10 @@ async def serve(
                         return False
                     handle(entry)
                     del entry  # or it would not be forgotten until the next one comes
-                    if sleepers.nothing_for(receiver):
-                        return True
+                    if not (items or waiting or running >= max_concurrency or receiver._closed):  # pyright: ignore[reportPrivateUsage]
+                        return True  # whoever goes to sleep looks for all else that there may be
+                if monotonic() - begun > TURN_SECONDS:
+                    return False
         except BaseException as exc:
             over = True
             struck.append(exc)

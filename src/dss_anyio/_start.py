@@ -22,7 +22,8 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
     For a program that is synchronous otherwise. Its threads use ``hub.portal``: ``call`` and
     ``start_task_soon`` run functions in that loop, ``hub.portal.start_task_soon(hub.serve,
     handler)`` answers requests. Leaving the block ends the hub as :class:`Hub` does, cancels its
-    tasks, and waits for the thread. The exit of Python does the same if the block was forgotten.
+    tasks, and waits for the thread. If the block was forgotten, the exit of Python releases whoever
+    waits and stops the libraries; the tasks end with the process, wherever they are.
 
     :param backend: ``"asyncio"`` or ``"trio"``
     :param backend_options: as for ``anyio.run``, such as ``{"use_uvloop": True}``
@@ -46,12 +47,14 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
         self._backend_options: dict[str, Any] | None = backend_options
         self._opened: Future[anyio.Event] = Future()
         self._ended: Future[None] = Future()
+        self._thread: threading.Thread | None = None
 
     async def _main(self) -> None:
         leave = anyio.Event()
         async with self._hub:
-            self._opened.set_result(leave)
-            await leave.wait()
+            if self._opened.set_running_or_notify_cancel():  # else nobody is going to leave it
+                self._opened.set_result(leave)
+                await leave.wait()
 
     def _run_thread(self) -> None:
         try:
@@ -62,13 +65,26 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
             self._ended.set_result(None)
 
     def __enter__(self) -> Hub[Any]:
+        if self._thread is not None:
+            raise RuntimeError("it can be entered once only; call start_hub() again")
         # A daemon, so that Python, when it exits, ends the hub before it waits for other threads.
         self._thread = threading.Thread(
             target=self._run_thread, name=f"dss_anyio: {self._hub.name}", daemon=True
         )
-        self._thread.start()
-        self._leave = result(self._opened)
+        try:
+            self._thread.start()
+            self._leave = result(self._opened)
+        except BaseException:  # it could not be opened; or Ctrl-C has struck while we waited
+            if not self._opened.cancel() and self._opened.exception() is None:
+                self._tell_to_leave(self._opened.result())  # it was opened just now
+            raise
         return self._hub
+
+    def _tell_to_leave(self, leave: anyio.Event) -> None:
+        call_soon = self._hub._mailbox.call_soon  # pyright: ignore[reportPrivateUsage]  # of one room
+        assert call_soon is not None  # it was opened
+        with suppress(RuntimeError):  # the loop is gone
+            call_soon(leave.set)  # not by a portal, which may be closed
 
     def __exit__(
         self,
@@ -76,9 +92,7 @@ class start_hub(AbstractContextManager[Hub[Any]]):  # noqa: N801  # reads as ope
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> None:
-        call_soon = self._hub._mailbox.call_soon  # pyright: ignore[reportPrivateUsage]  # of one room
-        assert call_soon is not None  # it was opened
-        with suppress(RuntimeError):  # the loop is gone
-            call_soon(self._leave.set)  # not by a portal, which may be closed
+        assert self._thread is not None
+        self._tell_to_leave(self._leave)
         join(self._thread)
         self._ended.result()

@@ -86,10 +86,14 @@ class _Bell(socket.socket):
     @classmethod
     def pair(cls) -> tuple[socket.socket, _Bell]:
         inside, outside = socket.socketpair()
-        bell = cls(fileno=outside.detach())
-        inside.setblocking(False)
-        bell.setblocking(False)
-        return inside, bell
+        try:
+            inside.setblocking(False)
+            outside.setblocking(False)
+            return inside, cls(outside.family, outside.type, outside.proto, outside.detach())
+        except BaseException:
+            inside.close()
+            outside.close()
+            raise
 
     def ring(self) -> bool:
         """Have the line looked into. False if nobody listens here any more."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
@@ -27,8 +28,12 @@ def check_timeout(timeout: float | None) -> float | None:
         return math.inf
 
 
-def acquire(lock: threading.Lock, timeout: float | None) -> bool:
+def acquire(
+    lock: threading.Lock, timeout: float | None, enough: Callable[[], bool] = lambda: False
+) -> bool:
     """Take *lock* within *timeout* seconds; None means however long it takes.
+
+    Between two slices it may be *enough*: if who was going to release it could not.
 
     An exception that another thread sets in this one (``PyThreadState_SetAsyncExc``), and on
     Windows Ctrl-C, does not interrupt a lock wait; it is seen when one has ended. So none of them
@@ -36,10 +41,13 @@ def acquire(lock: threading.Lock, timeout: float | None) -> bool:
     """
     if timeout is None:
         while not lock.acquire(timeout=SLICE):
-            pass
+            if enough():
+                break
         return True
     deadline = time.monotonic() + timeout
     while not lock.acquire(timeout=max(0.0, min(SLICE, deadline - time.monotonic()))):
+        if enough():
+            break
         if time.monotonic() >= deadline:
             return False
     return True

@@ -116,8 +116,10 @@ class _AsyncioNap(asyncio.Future[None]):
         self._context = context
 
     def _call_back_soon(self) -> None:
-        if self._callback is not None:
-            self.get_loop().call_soon(self._callback, self, context=self._context)
+        loop = self.get_loop()
+        # If the loop was closed under it, what waits is being destroyed, and nobody calls it.
+        if self._callback is not None and not loop.is_closed():
+            loop.call_soon(self._callback, self, context=self._context)
 
     def cancel(self, msg: Any = None) -> bool:
         cancelled = super().cancel(msg)

@@ -21,10 +21,14 @@ from ._wake import call_soon_here
 R = TypeVar("R")
 
 
-def start_daemon(func: Callable[[], object], name: str) -> threading.Thread:
-    """Call *func* in a new daemon thread; in this one if Python is exiting and makes none.
+def start_daemon(
+    func: Callable[[], object], name: str, *, only_there: bool = False
+) -> threading.Thread:
+    """Call *func* in a new daemon thread; if there can be none, in this one.
 
-    Until 3.11 ``start`` does not say so, but waits for ever for a thread that will never run.
+    Because Python is exiting (until 3.11 ``start`` does not say so, but waits for ever for a thread
+    that will never run), or because the system has none left: then, with *only_there*, RuntimeError
+    is raised.
     """
     thread = threading.Thread(target=func, name=name, daemon=True)
     if sys.is_finalizing():
@@ -33,20 +37,40 @@ def start_daemon(func: Callable[[], object], name: str) -> threading.Thread:
     try:
         thread.start()
     except RuntimeError:
+        if only_there:
+            raise
         func()
     return thread
+
+
+async def outlast(done: Event, at_most: float | None = None) -> BaseException | None:
+    """Wait until *done* is set, or *at_most* seconds; cancellation has to wait as well.
+
+    Returns the native asyncio cancellation, which no shield holds back, that came meanwhile.
+    """
+    deadline = current_time() + (math.inf if at_most is None else at_most)
+    cancelled: BaseException | None = None
+    while not done.is_set() and current_time() < deadline:
+        # One scope for each wait: on asyncio, a scope in which there was a native cancellation
+        # does not swallow its own any more when its deadline comes.
+        try:
+            with CancelScope(deadline=deadline, shield=True):
+                await done.wait()
+        except get_cancelled_exc_class() as exc:
+            cancelled = exc
+    return cancelled
 
 
 class Worker(Generic[R]):
     """*func* in a daemon thread, started at once, and its result in the event loop."""
 
-    def __init__(self, func: Callable[[], R], name: str) -> None:
+    def __init__(self, func: Callable[[], R], name: str, *, only_there: bool = False) -> None:
         self._func = func
         self._done = Event()
         self._call_soon = call_soon_here()
         self._result: R | None = None
         self._error: BaseException | None = None
-        start_daemon(self._run, name)
+        start_daemon(self._run, name, only_there=only_there)
 
     def _run(self) -> None:
         try:
@@ -74,17 +98,7 @@ class Worker(Generic[R]):
         Returns the native asyncio cancellation, which no shield holds back, that came meanwhile:
         whoever awaits this has to raise it in the end.
         """
-        deadline = current_time() + (math.inf if at_most is None else at_most)
-        cancelled: BaseException | None = None
-        while not self._done.is_set() and current_time() < deadline:
-            # One scope for each wait: on asyncio, a scope in which there was a native cancellation
-            # does not swallow its own any more when its deadline comes.
-            try:
-                with CancelScope(deadline=deadline, shield=True):
-                    await self._done.wait()
-            except get_cancelled_exc_class() as exc:
-                cancelled = exc
-        return cancelled
+        return await outlast(self._done, at_most)
 
     def outcome(self) -> R:
         """What *func* has returned or raised; TimeoutError if it has not yet."""

@@ -117,6 +117,16 @@ def run(backend: str, main: Callable[[], Any]) -> None:
         asyncio.run(main())
 
 
+_answered: list[dss.Request[Any]] = []
+
+
+def let_go_on(item: object) -> None:
+    """If *item* is a request, answer it. It is kept: Ctrl-C in its finalizer would be ignored."""
+    if isinstance(item, dss.Request):
+        _answered.append(item)
+        item.reply()
+
+
 def what_is_accepted(portal: dss.Portal[Any]) -> str:
     """Call *portal* in every way there is, after its hub has ended."""
     for name, call in {

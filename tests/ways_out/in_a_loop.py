@@ -8,7 +8,16 @@ import threading
 from collections.abc import AsyncIterator
 
 import anyio
-from crowd import Crowd, ask_for_ctrl_c, main_thread_sleeps, press_ctrl_c_when, run, say, wait_until
+from crowd import (
+    Crowd,
+    ask_for_ctrl_c,
+    let_go_on,
+    main_thread_sleeps,
+    press_ctrl_c_when,
+    run,
+    say,
+    wait_until,
+)
 
 import dss_anyio as dss
 
@@ -121,8 +130,8 @@ async def by_ctrl_c_while_items_are_received() -> None:
     async with dss.open_hub(4) as hub:
         crowd.come(hub)
         press_ctrl_c_when(lambda: hub.statistics().received > 100)
-        async for _ in hub:
-            pass
+        async for item in hub:
+            let_go_on(item)
 
 
 async def by_ctrl_c_twice() -> None:

@@ -9,7 +9,7 @@ import sys
 import threading
 
 import anyio
-from crowd import Crowd, ask_for_ctrl_c, press_ctrl_c_when, say
+from crowd import Crowd, ask_for_ctrl_c, let_go_on, press_ctrl_c_when, say
 
 import dss_anyio as dss
 
@@ -55,7 +55,8 @@ def by_ctrl_c_while_items_are_polled() -> None:
         press_ctrl_c_when(lambda: hub.statistics().received > 100)
         while True:
             hub.wait()
-            hub.poll()
+            for item in hub.poll():
+                let_go_on(item)
 
 
 def by_ctrl_c_in_wait() -> None:
