@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import anyio
@@ -18,6 +20,7 @@ from bytecodes import run_interrupted
 from test_datagram import udp_socket
 
 import dss_anyio as dss
+from dss_anyio import _darksidesync
 from dss_anyio.testing import threads, until
 
 pytestmark = pytest.mark.anyio
@@ -216,6 +219,40 @@ def test_both_hubs_have_what_a_binding_is_promised() -> None:
         assert not {name for name in promised if not hasattr(made, name)}
 
 
+# What an author of a binding, or of a Lua program, has seen in DarkSideSync 1.0, and looks up here.
+THEIR_NAMES = {
+    "darksidesync_api.h": """
+        DSS_VERSION DSS_REGISTRY_NAME DSS_VERSION_KEY DSS_API_1v0_KEY
+        DSS_decoder_1v0_t DSS_return_1v0_t DSS_cancel_1v0_t
+        DSS_deliver_1v0_t DSS_getutilid_1v0_t DSS_register_1v0_t DSS_unregister_1v0_t
+        DSS_api_1v0_t pDSS_api_1v0_t DSS_api_1v0_s version reg getutilid deliver unreg
+        DSS_SUCCESS DSS_ERR_INVALID_UTILID DSS_ERR_UDP_SEND_FAILED DSS_ERR_NOT_STARTED
+        DSS_ERR_NO_CANCEL_PROVIDED DSS_ERR_OUT_OF_MEMORY DSS_ERR_NO_DECODE_PROVIDED
+        DSS_ERR_NO_GLOBALS DSS_ERR_UNKNOWN_LIB DSS_ERR_ALREADY_REGISTERED
+        """,
+    "darksidesync.c": """
+        DSS_register_1v0 DSS_getutilid_1v0 DSS_deliver_1v0 DSS_unregister_1v0
+        darksidesync.poll darksidesync.getport darksidesync.setport darksidesync.queuesize
+        waitingthread_callback
+        """,
+    "darksidesync_aux.h": "DSS_LibID DSSapi",
+    "darksidesync_aux.c": "DSS_initialize DSS_getutilid DSS_deliver DSS_shutdown",
+    "dss.lua": "dss.getsocket dss.gethandler dss.queuesize dss.seterrorhandler",
+    "before 1.0": "getdata setdata setresults",
+}
+
+
+def test_each_name_of_darksidesync_stands_on_the_page_for_those_who_come_from_there() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "porting.md").read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    known = set(re.findall(r"[\w.]+", " ".join(re.findall(r"`([^`]+)`", prose))))
+    missing = {
+        name for names in THEIR_NAMES.values() for name in names.split() if name not in known
+    }
+    assert missing == set()
+    assert {file for file in THEIR_NAMES if file != "before 1.0"} <= known
+
+
 # -- register, getutilid, unregister ---------------------------------------------------------------
 
 
@@ -370,6 +407,13 @@ def test_unregistering_ends_what_was_cloned_from_the_portal_as_well() -> None:
         assert not hub.statistics().sources
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for himself waits twice as long as a test allows; nobody else takes half of it."""
+    monkeypatch.setattr(_darksidesync, "LEAVE_TIMEOUT", 20.0)
+
+
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("where", ["decode", "return"])
 def test_a_function_may_unregister_its_own_library(where: str) -> None:
     codes: list[int] = []
@@ -388,7 +432,7 @@ def test_a_function_may_unregister_its_own_library(where: str) -> None:
         thread, _ = in_a_thread(api.deliver, binding.utilid, decode, return_)
         begun = time.monotonic()
         the_request(hub).reply(1)
-        assert time.monotonic() - begun < 1.5, "it has waited for itself"
+        assert time.monotonic() - begun < 10, "it has waited for itself"
         assert ended(thread)
         assert codes == [api.DSS_SUCCESS]
 
@@ -888,6 +932,7 @@ def test_who_is_released_while_decode_runs_waits_for_it_and_makes_the_last_call(
         assert received[0][0].abandoned
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("limit", [1, float("inf")])
 def test_a_deliver_may_be_interrupted_by_unregister_at_any_bytecode(limit: float) -> None:
     """What was taken has had its last call when the two have returned; what was not has none."""
@@ -900,7 +945,7 @@ def test_a_deliver_may_be_interrupted_by_unregister_at_any_bytecode(limit: float
                 lambda: codes.append(hub.api("1.0").unregister(binding.utilid)),
                 at,
             )
-            assert time.monotonic() - begun < 1.5, "it has waited for itself"
+            assert time.monotonic() - begun < 10, "it has waited for itself"
             if not intruded:
                 break
             unregistered, delivered = codes
@@ -909,6 +954,7 @@ def test_a_deliver_may_be_interrupted_by_unregister_at_any_bytecode(limit: float
     assert at > 50
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("data", [1, None])
 def test_a_poll_may_be_interrupted_by_unregister_at_any_bytecode(data: Any) -> None:
     for at in range(10_000):
@@ -921,7 +967,7 @@ def test_a_poll_may_be_interrupted_by_unregister_at_any_bytecode(data: Any) -> N
                 lambda: hub.api("1.0").unregister(binding.utilid),
                 at,
             )
-            assert time.monotonic() - begun < 1.5, "it has waited for itself"
+            assert time.monotonic() - begun < 10, "it has waited for itself"
             if not intruded:
                 break
             assert len(binding.calls) == 1
@@ -935,6 +981,7 @@ def last_calls(binding: OldBinding) -> list[tuple[Any, ...]]:
     return [call for call in binding.calls if call[0] == "return" or not call[1]]
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_poll_of_what_is_asked_may_be_interrupted_by_unregister_at_any_bytecode() -> None:
     """Guards ``Asked._open`` and ``cancel``: either decodes, or the asker has cancelled it."""
     for at in range(10_000):
@@ -945,7 +992,7 @@ def test_a_poll_of_what_is_asked_may_be_interrupted_by_unregister_at_any_bytecod
             def unregister() -> None:
                 begun = time.monotonic()
                 assert hub.api("1.0").unregister(binding.utilid) == -100
-                assert time.monotonic() - begun < 1.5, "it has waited for itself"
+                assert time.monotonic() - begun < 10, "it has waited for itself"
                 until(lambda: not asker.is_alive() or line_in(asker.ident, "cancel"))
 
             received: list[Any] = []  # they are forgotten later
@@ -963,6 +1010,7 @@ def test_a_poll_of_what_is_asked_may_be_interrupted_by_unregister_at_any_bytecod
     assert at > 50
 
 
+@pytest.mark.usefixtures("patient")
 def test_a_deliver_that_asks_may_be_interrupted_by_unregister_at_any_bytecode() -> None:
     """Guards ``taken``: what was refused has no last call."""
     refused = 0
@@ -973,7 +1021,7 @@ def test_a_deliver_that_asks_may_be_interrupted_by_unregister_at_any_bytecode() 
             def unregister() -> None:
                 begun = time.monotonic()
                 hub.api("1.0").unregister(binding.utilid)
-                assert time.monotonic() - begun < 1.5, "it has waited for itself"
+                assert time.monotonic() - begun < 10, "it has waited for itself"
 
             asker, intruded = in_a_thread(
                 lambda: run_interrupted(lambda: codes.append(binding.ask(1)), unregister, at)

@@ -588,6 +588,14 @@ def test_a_child_may_serve_for_itself(watched: Callable[[], Watched]) -> None:
     assert others() == []
 
 
+def test_the_help_is_plain_text(runtime: Path) -> None:
+    for arguments in ([], ["top"], ["doctor"]):
+        done = command(*arguments, "--help", runtime=runtime)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "`" not in done.stdout
+    assert "Takes two seconds." in done.stdout
+
+
 # -- top -------------------------------------------------------------------------------------------
 
 
@@ -602,12 +610,76 @@ def test_top_draws_tables_of_the_hubs_and_of_those_who_wait(
     assert (done.returncode, done.stderr) == (0, "")
     rows = [line.split() for line in done.stdout.splitlines()]
     title = ["-c", f"({program.process.pid})"]
-    assert [*title, "on", "asyncio", "2", "2", "4", "0", "0", "0", "0"] in rows
-    assert ["meter", "2", "1", "0", "0"] in rows
-    assert [*title, "on", "trio", "0", "2", "2", "3", "0", "0", "0"] in rows
-    assert [*title, "polled?[2J", "0", "1", "1", "0", "0", "0", "0"] in rows
+    assert ["items/s", "recv", "queued", "of", "lost", "wakes/s"] in rows  # all others are zero
+    assert title in rows
+    assert ["on", "asyncio", "2", "2", "4", "0"] in rows
+    assert ["meter", "2", "1", "0"] in rows
+    assert ["on", "trio", "0", "2", "2", "3"] in rows
+    assert ["polled?[2J", "0", "1", "1", "0"] in rows
     assert any([*title, "polled?[2J", "shutter", "send", "camera"] == row[:6] for row in rows)
     assert "\x1b" not in done.stdout
+
+
+def test_a_terminal_of_80_columns_cuts_no_number() -> None:
+    rich = pytest.importorskip("rich.console")
+    counts = {"received": 1234567890, "dropped": 98765432, "undelivered": 1023}
+    camera = {**counts, "queued": 987}
+    waits = {"call": "send", "source": "the camera of the hall", "seconds": 86399.9}
+    hub = {
+        "id": 1,
+        "name": "the hub of the house",
+        "state": "senders closed",
+        **counts,
+        "current_buffer_used": 1021,
+        "max_buffer_size": 1024,
+        "late": 345,
+        "errors": 678,
+        "wakes": 456789,
+        "sources": {waits["source"]: camera},
+        "blocked": [{**waits, "thread": 1, "thread_name": "the thread of the shutter"}],
+    }
+    program = {"path": "here", "program": ["service.py"], "pid": 4194304, "time": 11.0}
+    before = {**hub, "received": 1234567890 - 654321, "wakes": 0}
+    shown = _top.show(
+        [{**program, "hubs": [hub]}], {"here": {**program, "time": 10.0, "hubs": [before]}}
+    )
+    console = rich.Console(width=80)
+    with console.capture() as capture:
+        console.print(shown)
+    lines = capture.get().splitlines()
+    assert max(len(line) for line in lines) <= 80
+    whole = [re.findall(r"\d[\d.]*", line) for line in lines]
+    numbers = ["654321", "1234567890", "1021", "1024", "98765432", "1023", "345", "678", "456789"]
+    assert numbers in whole
+    assert ["0.0", "1234567890", "987", "98765432", "1023"] in whole
+    assert ["86399.9"] in whole
+    assert whole.count(["4194304"]) == 2  # in each of the tables
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        (["/home/me/service.py"], "service.py"),
+        (["/home/me/package/__main__.py"], "package"),  # python -m package
+        (["/home/me/package/tool/__main__.py"], "tool"),
+        (["__main__.py"], "__main__.py"),
+        (["-c"], "-c"),
+        ([], ""),
+    ],
+)
+def test_a_program_is_shown_as_it_was_started(started: list[str], shown: str) -> None:
+    assert _top.name_of({"program": started}) == shown
+
+
+def test_top_draws_its_tables_where_there_is_nothing_but_ascii(
+    watched: Callable[[], Watched], runtime: Path
+) -> None:
+    pytest.importorskip("rich")
+    program = watched()
+    program.do("dss.serve_statistics(); hub = dss.open_polled_hub(float('inf'), name='endless')")
+    done = command("top", "--once", runtime=runtime, env={"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"endless\W+0\W+0\W+\?", done.stdout)
 
 
 def test_top_looks_at_the_programs_that_are_named(
@@ -628,7 +700,20 @@ def test_top_looks_at_the_programs_that_are_named(
 def test_top_tells_what_to_call_if_nobody_can_be_watched(runtime: Path) -> None:
     done = command("top", "--once", "--json", runtime=runtime)
     assert json.loads(done.stdout) == {"programs": []}
+    assert "No program of this user" in done.stderr
     assert "has to call dss_anyio.serve_statistics()" in done.stderr
+    assert done.returncode == 1
+
+
+def test_top_names_those_who_do_not_answer_although_another_one_would(
+    watched: Callable[[], Watched], runtime: Path
+) -> None:
+    watched().do("dss.serve_statistics()")
+    nowhere = str(runtime / "nowhere.sock")
+    done = command("top", "--once", "--json", "999999999", nowhere, runtime=runtime)
+    assert json.loads(done.stdout) == {"programs": []}
+    assert f"None of these answers: 999999999, {nowhere}." in done.stderr
+    assert "No program" not in done.stderr
     assert done.returncode == 1
 
 
@@ -658,11 +743,11 @@ def test_top_tells_the_rates_between_two_looks_and_goes_on_after_the_program(
             def line(pattern: str) -> str:
                 return next(line for line in watcher.stdout or () if re.search(pattern, line))
 
-            assert line(r" fast ").split()[3:5] == ["0", "0"]  # nothing to compare with: no rate
+            assert line(r" fast ").split()[1:3] == ["0", "0"]  # nothing to compare with: no rate
             program.do("hub.portal.send_many(range(1000)); hub.poll()")
             after = line(r" fast +[1-9]").split()
-            assert 0 < float(after[3]) <= 1000 / 0.05
-            assert after[4] == "1000"
+            assert 0 < float(after[1]) <= 1000 / 0.05
+            assert after[2] == "1000"
             assert program.leave() == 0
             line("No program of this user")
             line("No program of this user")
@@ -860,7 +945,12 @@ def test_the_doctor_warns_of_a_sigint_that_is_ignored_and_prints_what_to_do(runt
 
     done = command("doctor", runtime=runtime, preexec_fn=ignore_sigint)
     assert (done.returncode, done.stderr) == (1, "")
-    assert re.search(r"^wake: asyncio: median us +[0-9.]+$", done.stdout, re.MULTILINE)
+    for line in (
+        r"wake: asyncio +median \d+ µs, p99 \d+ µs \(\d+ items\)",
+        r"udp on loopback +yes",
+        rf"gil +{'no' if WITHOUT_GIL else 'yes'}",
+    ):
+        assert re.search(f"^{line}$", done.stdout, re.MULTILINE), line
     [what] = re.findall(r"^WARNING: (.*)\n  remedy: signal.signal", done.stdout, re.MULTILINE)
     assert what.startswith("SIGINT is ignored")
 

@@ -15,37 +15,51 @@ def bind(hub, meter):
     meter["callback"] = portal.send_callback()
 
 
-@pytest.fixture(autouse=True)
-def checked():
-    with nothing_left_behind():  # no thread, no open hub, no item
-        yield
+def start(portal):
+    """What is tested as well: the meter asks what to do when it is too hot."""
+    ask = portal.request_callback(timeout=60, default="off")
+    return CThread(ask, "too hot")  # in the place of the library's own
 
 
 @pytest.mark.anyio
 async def test_a_reading_arrives_from_a_thread_that_c_has_made():
     meter = {}
-    async with dss.open_hub() as hub:
-        bind(hub, meter)
-        with CThread(meter["callback"], "21.5"):  # in the place of the library's own
-            assert await hub.receive() == 21.5
+    with nothing_left_behind():  # no thread, no open hub, no item
+        async with dss.open_hub() as hub:
+            bind(hub, meter)
+            with CThread(meter["callback"], "21.5"):
+                assert await hub.receive() == 21.5
 
 
 @pytest.mark.anyio
 async def test_readings_wait_until_somebody_looks():
     meter = {}
-    async with dss.open_hub() as hub:
-        bind(hub, meter)
-        threads = [CThread(meter["callback"], text) for text in ("1", "2", "3")]
-        await eventually(lambda: len(hub) == 3)  # does not sleep for "long enough"
-        assert sorted(await hub.receive_many()) == [1, 2, 3]
-        for thread in threads:
-            thread.join()
+    with nothing_left_behind():
+        async with dss.open_hub() as hub:
+            bind(hub, meter)
+            threads = [CThread(meter["callback"], text) for text in ("1", "2", "3")]
+            await eventually(lambda: len(hub) == 3)  # does not sleep for "long enough"
+            assert sorted(await hub.receive_many()) == [1, 2, 3]
+            for thread in threads:
+                thread.join()
+
+
+@pytest.mark.anyio
+async def test_it_is_stopped_while_its_callback_waits():
+    told = []
+
+    def stop(thread):
+        told.append(thread.join())
+
+    with nothing_left_behind(undelivered=True):  # a question that nobody has answered is one
+        async with dss.open_hub() as hub, hub.open_source("meter", start, stop):
+            await eventually(hub.blocked)  # it asks, nobody answers, and the block is left
+    assert told == ["off"]
 
 
 if __name__ == "__main__":
     backend = sys.argv[1] if len(sys.argv) > 1 else "asyncio"
     for name, test in list(globals().items()):
         if name.startswith("test_"):
-            with nothing_left_behind():
-                anyio.run(test, backend=backend)
+            anyio.run(test, backend=backend)
             print(name, "passed")

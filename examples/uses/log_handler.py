@@ -20,8 +20,11 @@ class HubHandler(logging.Handler):
         self._portal = portal
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by whoever logs, with this handler's lock held: so it must not wait."""
-        self._portal.offer(self.format(record))  # nor raise, also after the hub has ended
+        """Called by whoever logs, with the handler's lock held: it must neither wait nor raise."""
+        try:
+            self._portal.offer(self.format(record))  # it does neither, also after the hub has ended
+        except Exception:
+            self.handleError(record)  # as in each handler of Python's own
 
 
 async def ship(hub: dss.Hub[str]) -> None:

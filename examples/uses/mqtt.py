@@ -58,15 +58,17 @@ async def main() -> None:
         port = free.getsockname()[1]
     command = [MOSQUITTO, "-p", str(port)]
     async with await anyio.open_process(command, stderr=subprocess.DEVNULL) as broker:
-        await wait_for(port)
-        async with (
-            dss.open_hub[str](overflow="drop_oldest") as hub,
-            hub.open_source("mqtt", partial(Subscriber, port), Subscriber.stop) as source,
-        ):
-            for text in ("21 degrees", "22 degrees"):
-                source.value.client.publish("rooms/kitchen", text, qos=1)
-                print("the kitchen has", await hub.receive())
-        broker.terminate()
+        try:
+            await wait_for(port)
+            async with (
+                dss.open_hub[str](overflow="drop_oldest") as hub,
+                hub.open_source("mqtt", partial(Subscriber, port), Subscriber.stop) as source,
+            ):
+                for text in ("21 degrees", "22 degrees"):
+                    source.value.client.publish("rooms/kitchen", text, qos=1)
+                    print("the kitchen has", await hub.receive())
+        finally:
+            broker.terminate()  # or the end of its block would wait for it
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

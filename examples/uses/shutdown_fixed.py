@@ -11,11 +11,6 @@ import anyio
 import dss_anyio as dss
 
 
-async def look_up(name: str) -> str:
-    await anyio.sleep(0.1 if name == "ada" else 3600)
-    return name.title()
-
-
 def work(portal: dss.Portal[str], name: str) -> None:
     try:
         print("the answer is", portal.request(name))
@@ -24,17 +19,23 @@ def work(portal: dss.Portal[str], name: str) -> None:
 
 
 async def main() -> None:
+    asked = anyio.Event()
+
+    async def look_up(name: str) -> str:
+        if name == "nobody":
+            asked.set()
+            await anyio.sleep_forever()
+        await anyio.sleep(0.1)
+        return name.title()
+
     async with dss.open_hub[str]() as hub:
         hub.task_group.start_soon(hub.serve, look_up)
         async with hub.open_source(
-            "pool", lambda _: ThreadPoolExecutor(), ThreadPoolExecutor.shutdown
+            "pool", lambda _: ThreadPoolExecutor(1), ThreadPoolExecutor.shutdown
         ) as source:
-            done = source.value.submit(work, source.portal, "ada")
-            while not done.done():
-                await anyio.sleep(0.01)
-            source.value.submit(work, source.portal, "nobody")
-            while not hub.blocked():
-                await anyio.sleep(0.01)
+            for name in ("ada", "nobody"):  # one after the other
+                source.value.submit(work, source.portal, name)
+            await asked.wait()
             print("leaving the block")
         print("the pool is shut down")
 

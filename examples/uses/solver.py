@@ -12,10 +12,8 @@ from ortools.sat.python import cp_model
 
 import dss_anyio as dss
 
-MARKS, GOOD_ENOUGH = (
-    12,
-    120,
-)  # the best ruler of 12 marks has a length of 85; to prove that takes long
+MARKS = 12
+GOOD_ENOUGH = 120  # the best length is 85; to prove that takes long
 
 
 def golomb_ruler() -> tuple[cp_model.CpModel, list[cp_model.IntVar]]:

@@ -83,8 +83,9 @@ async def main() -> None:
         hub.task_group.start_soon(partial(hub.serve, handle, max_concurrency=1))
         async with hub.open_source("zenoh", partial(Peer, endpoint), Peer.close):
             command = [sys.executable, __file__, "sensor", endpoint]
-            async with await anyio.open_process(command, stdin=subprocess.DEVNULL):
-                await last.wait()
+            async with await anyio.open_process(command, stdin=subprocess.DEVNULL, stderr=None):
+                with anyio.fail_after(30):  # the other process may have died
+                    await last.wait()
 
 
 if sys.argv[1:2] == ["sensor"]:

@@ -8,7 +8,8 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m dss_anyio", description=__doc__)
+    what = "Look at the hubs of running programs, or at this machine."
+    parser = argparse.ArgumentParser("python -m dss_anyio", description=what)
     commands = parser.add_subparsers(dest="command", required=True)
 
     what = "watch the hubs of programs that have called dss_anyio.serve_statistics()"
@@ -27,6 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     doctor.add_argument("--json", action="store_true", help="print JSON")
 
     options = parser.parse_args(arguments)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # some terminals have no "µ", and no "∞"
     try:
         if options.command == "top":
             from ._top import watch

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import anyio
 
@@ -68,9 +68,15 @@ def examine(as_json: bool) -> int:
 
 def _lines(name: str, value: Any) -> list[str]:
     name = name.replace("_", " ")
-    if isinstance(value, dict):
-        return [line for key, each in value.items() for line in _lines(f"{name}: {key}", each)]  # pyright: ignore[reportUnknownVariableType]
-    return [f"{name:32} {'no' if value is None else value}"]
+    if isinstance(value, dict) and "median_us" in value:
+        times = "median {median_us:.0f} µs, p99 {p99_us:.0f} µs ({items} items)"
+        value = times.format_map(cast("dict[str, float]", value))
+    elif isinstance(value, dict):
+        parts = cast("dict[str, Any]", value)
+        return [line for key, each in parts.items() for line in _lines(f"{name}: {key}", each)]
+    elif value is None or isinstance(value, bool):
+        value = "yes" if value else "no"
+    return [f"{name:32} {value}"]
 
 
 def look(warned: list[Warned]) -> dict[str, Any]:

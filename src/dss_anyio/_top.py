@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, cast
@@ -25,9 +26,16 @@ Program: TypeAlias = dict[str, Any]
 PATIENCE = 2.0  # seconds for a program to answer: its thread may have to wait for the GIL
 MOST_BYTES = 1 << 26
 
+# Those that are zero as long as all goes well; a column of zeros is left out.
+COUNTS = {"lost": "dropped", "back": "undelivered", "late": "late", "errors": "errors"}
+
 NOBODY = (
     "No program of this user can be watched. It has to call dss_anyio.serve_statistics() once, "
     "anywhere; then it is seen here."
+)
+NONE_OF_THEM = (
+    "None of these answers: {}. Each has to call dss_anyio.serve_statistics() once, as this user. "
+    "Without a name, whoever answers is shown."
 )
 
 
@@ -46,7 +54,7 @@ def watch(named: list[str], interval: float, once: bool, as_json: bool) -> int:
         elif programs:
             _print(show(programs, {}))
         if not programs:
-            print(NOBODY, file=sys.stderr)
+            print(nobody(named), file=sys.stderr)
         return 0 if programs else 1
     if as_json:
         while True:
@@ -75,6 +83,11 @@ def look_at(paths: Iterable[Path]) -> list[Program]:
     """What the programs at *paths* tell; nothing of those that do not answer."""
     programs = [ask(path) for path in paths]
     return [program for program in programs if program is not None]
+
+
+def nobody(named: list[str]) -> str:
+    """What there is to say if nobody answers."""
+    return NONE_OF_THEM.format(", ".join(named)) if named else NOBODY
 
 
 def ask(path: Path) -> Program | None:
@@ -122,7 +135,7 @@ def _watch_live(named: list[str], interval: float) -> NoReturn:
     ) as live:
         while True:
             programs = look_at(find(named))
-            shown = show(programs, before) if programs else NOBODY
+            shown = show(programs, before) if programs else printable(nobody(named))
             if console.is_terminal:
                 live.update(shown, refresh=True)
             else:
@@ -143,45 +156,42 @@ def show(programs: list[Program], before: dict[str, Program]) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
 
-    hubs = Table(box=box.SIMPLE_HEAD, title="hubs", title_justify="left")
-    for name in ("program", "hub", "source"):
-        hubs.add_column(name, overflow="fold")
-    for name in ("items/s", "received", "queued", "of", "dropped", "undelivered"):
-        hubs.add_column(name, justify="right")
-    for name in ("late", "errors", "wakes/s"):
-        hubs.add_column(name, justify="right")
-    blocked = Table(box=box.SIMPLE_HEAD, title="blocked", title_justify="left")
+    # A number is never cut or folded, a name may be: it has what the numbers leave of 80 columns.
+    table = partial(Table, box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
+    hubs = table(title="hubs", padding=0)
+    hubs.add_column("", overflow="fold")
+    counts = {short: count for short, count in COUNTS.items() if any_of(programs, count)}
+    for short in ("items/s", "recv", "queued", "of", *counts, "wakes/s"):
+        hubs.add_column(short, justify="right", no_wrap=True)
+    blocked = table(title="blocked", padding=(0, 1, 0, 0))
     for name in ("program", "hub", "thread", "call", "source"):
         blocked.add_column(name, overflow="fold")
-    blocked.add_column("seconds", justify="right")
+    blocked.add_column("seconds", justify="right", no_wrap=True)
 
     for program in programs:
         earlier = before.get(program["path"], {})
         seconds = program["time"] - earlier.get("time", program["time"])
         known = {hub["id"]: hub for hub in earlier.get("hubs", ())}
-        title = printable(f"{Path(*program['program']).name} ({program['pid']})")
+        title = printable(f"{name_of(program)} ({program['pid']})")
+        hubs.add_row(title if program["hubs"] else title + ": no hub is open")
         for hub in program["hubs"]:
             last = known.get(hub["id"], {})
             name = hub["name"] if hub["state"] == "open" else f"{hub['name']}: {hub['state']}"
             hubs.add_row(
-                title,
-                printable(name),
-                "",
+                printable(f"  {name}"),
                 rate(hub, last, "received", seconds),
                 *(str(hub[count]) for count in ("received", "current_buffer_used")),
                 "∞" if hub["max_buffer_size"] is None else str(hub["max_buffer_size"]),
-                *(str(hub[count]) for count in ("dropped", "undelivered", "late", "errors")),
+                *(str(hub[count]) for count in counts.values()),
                 rate(hub, last, "wakes", seconds),
             )
-            for source, counts in hub["sources"].items():
+            for source, its in hub["sources"].items():
                 hubs.add_row(
+                    printable(f"    {source}"),
+                    rate(its, last.get("sources", {}).get(source, {}), "received", seconds),
+                    *(str(its[count]) for count in ("received", "queued")),
                     "",
-                    "",
-                    printable(source),
-                    rate(counts, last.get("sources", {}).get(source, {}), "received", seconds),
-                    *(str(counts[count]) for count in ("received", "queued")),
-                    "",
-                    *(str(counts[count]) for count in ("dropped", "undelivered")),
+                    *(str(its.get(count, "")) for count in counts.values()),
                 )
             for each in hub["blocked"]:
                 blocked.add_row(
@@ -192,9 +202,18 @@ def show(programs: list[Program], before: dict[str, Program]) -> RenderableType:
                     printable(each["source"] or ""),
                     f"{each['seconds']:.1f}",
                 )
-        if not program["hubs"]:
-            hubs.add_row(title, "no hub is open")
-    return Group(hubs, blocked) if blocked.rows else Group(hubs)
+    return Group(hubs, "", blocked) if blocked.rows else Group(hubs)
+
+
+def any_of(programs: list[Program], count: str) -> bool:
+    """Has one of the hubs something to tell there?"""
+    return any(hub[count] for program in programs for hub in program["hubs"])
+
+
+def name_of(program: Program) -> str:
+    """As it was started: of ``python -m package`` Python tells only which file that is."""
+    path = Path(*program["program"])
+    return path.parent.name or path.name if path.name == "__main__.py" else path.name
 
 
 def rate(now: dict[str, Any], before: dict[str, Any], count: str, seconds: float) -> str:

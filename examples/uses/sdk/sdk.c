@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { OFF, COOL };
+enum { COOL, OFF };
 
 typedef void (*on_reading_t)(void *user, int channel, double degrees);
-typedef int (*on_alarm_t)(void *user, int channel, double degrees); /* OFF or COOL */
+typedef int (*on_alarm_t)(void *user, int channel, double degrees); /* COOL or OFF */
 
 struct sdk {
     int channels;

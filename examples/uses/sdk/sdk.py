@@ -1,6 +1,6 @@
 """Bring your own SDK: a C library whose threads report, and ask what to do, bound by ctypes.
 
-By hand, what the callback raises (the loop is closed) is printed, and C gets 0 for an answer.
+By hand, what the callback raises (the loop is closed) is printed; C gets 0, which means: go on.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import anyio
 
 import dss_anyio as dss
 
-OFF, COOL = 0, 1
+COOL, OFF = 0, 1
 ON_READING = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_double)
 ON_ALARM = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_double)
 
