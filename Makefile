@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox bench soak suite package mutants clean
+.PHONY: help demo test check docs tox bench soak suite package mutants schedules clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -17,7 +17,9 @@ help:
 	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
 	@echo "make suite   anyio's own tests for what a hub and its portal do as well"
 	@echo "make package build what would be published, and install it where nothing else is"
-	@echo "make mutants break the library, guard by guard, and see the tests fail"
+	@echo "make mutants break the library, guard by guard, and see the tests fail (10 minutes);"
+	@echo "             MUTANTARGS=--one-of-each: one for each promise"
+	@echo "make schedules  every schedule of an asker, an answerer and one that closes, one preemption"
 	@echo "make clean   remove what these have made"
 
 demo: $(VENV)/ready-demo
@@ -61,8 +63,11 @@ suite: $(VENV)/ready-suite
 package: $(VENV)/ready-package
 	$(RUN) tests/package.py
 
+schedules: $(VENV)/ready-test
+	$(RUN) tests/test_schedules.py 1 --match question
+
 mutants: $(VENV)/ready-test
-	$(RUN) tests/mutants.py
+	$(RUN) tests/mutants.py $(MUTANTARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-maker .tox docs/_build dist .hypothesis .mypy_cache .ruff_cache .pytest_cache

@@ -2154,3 +2154,18 @@ def test_an_answer_for_which_there_is_no_stack_left_is_heard_within_a_second_or_
                     reply(request)
         assert answers == ["answer"]
     assert future.result(5) == "answer"
+
+
+def test_a_request_that_is_sent_on_is_answered_although_its_own_hub_takes_nothing_new() -> None:
+    """It has waited for room in another hub, as an item. Guards ``is_queued`` in ``admit``."""
+    with dss.open_polled_hub[Any]() as first, dss.open_polled_hub[Any](1) as second:
+        future = first.portal.request_soon("question")
+        [request] = first.poll()
+        second.portal.send("it is full")
+        with threads(lambda: second.portal.send(request)):
+            until(second.blocked)
+            first.close_senders()
+            assert second.poll() == ["it is full"]
+            assert second.poll() == [request]
+        assert request.reply("answer")
+        assert future.result(10) == "answer"

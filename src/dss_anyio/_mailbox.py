@@ -729,7 +729,8 @@ class Mailbox:
                     break
                 if blocked.accept():  # else it waits no longer
                     item: Any = blocked.item
-                    question = question_of(item) if type(item) is TOKEN else None
+                    asks = type(item) is TOKEN and is_queued(item)  # not one that is sent on
+                    question = question_of(item) if asks else None
                     self._put_in_place(blocked.lane, [item])
                     blocked.item = item = None  # forgotten when its receiver forgets it
                     if question is not None:

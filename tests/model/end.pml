@@ -18,8 +18,16 @@ byte accepted = 0, back = 0;
 
 inline hand_back_all() {                        /* Mailbox._hand_back_all */
     do
-    :: atomic { items ? id ->
+#ifdef PEEK_THEN_POP
+    :: items ? <id>;                            /* somebody else may see the same one */
+        atomic {
+            if :: nempty(items) -> items ? _ :: empty(items) fi;
+            assert(!handed_back[id]); handed_back[id] = true; back++; id = 0
+        }
+#else
+    :: atomic { items ? id ->                   /* deque.popleft */
            assert(!handed_back[id]); handed_back[id] = true; back++; id = 0 }
+#endif
     :: empty(items) -> break
     od
 }

@@ -1,16 +1,24 @@
-/* A request: asked, received, answered by two at once, given up, refused by the end; in any order.
+/* A request: asked, with or without room for it, received, answered by two at once, given up, refused
+ * by senders that are closed and by the end; in any order.
  *
  * It ends exactly once, in the way that the asker is told; nobody waits for ever; and a handler that
  * watches hears of an asker that has gone.
  */
 
-mtype = { OPEN, ANSWERED, UNANSWERED, RELEASED, ABANDONED };
+mtype = { OPEN, ANSWERED, UNANSWERED, RELEASED, ABANDONED, ACCEPTED, WITHDRAWN };
 
-bool queued = false, taken = false;  /* the request in Mailbox.items, and in a handler's hands */
+bool other = false;                  /* the one place is taken by an item of somebody else */
+byte room = 0;                       /* Mailbox.room */
+bool waiting = false;                /* the request in Mailbox.waiting, */
+bool in_line = false;                /* and Question.waiting */
+mtype place = OPEN;                  /* Blocked._outcome */
+bool queued = false;                 /* the request in Mailbox.items */
 mtype outcome = OPEN;                /* Question._outcome */
 bool woken = false;                  /* the lock that the asker waits for was released */
 bool blocked = false;                /* is the question in Mailbox.blocked? */
 bool refusal = false;                /* Lane.refusal */
+bool open = true;                    /* Mailbox.lanes: or is it the end of the stream? */
+bool ended = false;                  /* Mailbox.ended */
 bool watching = false;               /* Question._watchers */
 bool told = false;                   /* the watcher was called */
 bool works = false;                  /* a handler works on it, and watches */
@@ -27,7 +35,7 @@ inline tell_watchers() {                              /* Question._tell_watchers
     }
 }
 
-inline settle(ending, won) {                          /* Question.settle */
+inline settle(ending) {                               /* Question.settle */
     atomic {                                          /* dict.setdefault */
         if
         :: outcome == OPEN -> outcome = ending; won = true
@@ -53,22 +61,78 @@ inline drop_token() {                                 /* Request.__del__ */
     atomic { tokens--; last = (tokens == 0) };
 #ifndef FORGET_SILENTLY
     if
-    :: last -> settle(UNANSWERED, won)
+    :: last -> settle(UNANSWERED)
     :: else
     fi
 #endif
 }
 
-proctype Asker() {
-    bool won, last;
-    blocked = true;                                   /* Mailbox.enter */
-#ifndef WITHOUT_A_LOOK_AT_THE_REFUSAL
+inline put() { atomic { tokens++; queued = true } }   /* Mailbox.put, after it has its place */
+
+inline admit() {                                      /* Mailbox.admit */
+    do
+    :: !waiting -> break
+    :: waiting ->
+        if
+        :: atomic { room > 0 -> room-- };
+            if
+            :: atomic { waiting -> waiting = false };
+                atomic {
+                    if :: place == OPEN -> place = ACCEPTED :: else fi;
+                    accepted = (place == ACCEPTED)
+                };
+                if
+                :: accepted ->
+                    put();
+#ifndef WITHOUT_A_LOOK_AFTER_ADMITTING
+                    if :: refusal -> settle(RELEASED) :: else fi;
+#endif
+                    break
+                :: else -> room++
+                fi
+            :: atomic { !waiting -> room++ }
+            fi
+        :: atomic { room == 0 -> skip }; break
+        fi
+    od
+}
+
+inline refuse() {                                     /* Question.refuse: gracefully */
     if
-    :: refusal -> settle(RELEASED, won); goto end
+    :: in_line ->
+        atomic {
+            if :: place == OPEN -> place = WITHDRAWN :: else fi;
+            accepted = (place == ACCEPTED)
+        };
+        if
+        :: accepted                                   /* what was accepted is still answered */
+        :: else -> settle(RELEASED)
+        fi
+    :: else
+    fi
+}
+
+proctype Asker() {
+    bool won, last, accepted;
+    blocked = true;                                   /* Mailbox.enter */
+    if
+    :: refusal -> settle(RELEASED); goto end
     :: else
     fi;
+    if                                                /* Mailbox.ask */
+    :: atomic { room > 0 -> room-- };
+        put();
+#ifndef WITHOUT_A_LOOK_AFTER_THE_PUT
+        if :: refusal -> settle(RELEASED) :: else fi
 #endif
-    atomic { tokens++; queued = true };               /* Mailbox.put */
+    :: atomic { room == 0 -> skip };
+        waiting = true;
+        in_line = true;
+        if
+        :: refusal -> refuse()
+        :: else -> admit()
+        fi
+    fi;
     if                                                /* _asking._wait_for */
     :: woken
 #ifndef PATIENT
@@ -76,7 +140,7 @@ proctype Asker() {
 #ifdef GO_WITHOUT_SETTLING
         heard = ABANDONED; goto gone
 #else
-        settle(ABANDONED, won);
+        settle(ABANDONED);
         if
         :: won
         :: else -> woken
@@ -89,25 +153,37 @@ end:
 #if defined(GO_WITHOUT_SETTLING) && !defined(PATIENT)
 gone:
 #endif
-    blocked = false                                   /* Mailbox.leave */
+    if                                                /* Mailbox.leave */
+    :: in_line ->
+        atomic { if :: place == OPEN -> place = WITHDRAWN :: else fi };
+        waiting = false
+    :: else
+    fi;
+    blocked = false
 }
 
 proctype Handler() {
-    bool won, last;
+    bool won, last, accepted, finished;
     do
-    :: atomic { queued -> queued = false; taken = true }; break
-    :: refusal ->                                     /* nobody receives any more: Mailbox.sweep */
-        (blocked == false || outcome != OPEN);
-        atomic {
+    :: finished = !open;                              /* Receiver.receive_nowait */
+        if
+        :: ended ->                                   /* nobody receives any more: Mailbox.sweep */
+            (!blocked || outcome != OPEN);
             if
-            :: queued -> queued = false; taken = true
-            :: else -> goto end
+            :: atomic { queued -> queued = false }; break
+            :: atomic { !queued -> skip }; goto end
             fi
-        };
-        break
+        :: atomic { other -> other = false }; room++; admit()
+        :: atomic { !other && queued -> queued = false }; room++; break
+        :: atomic { !other && !queued -> skip };
+            if
+            :: finished || heard != OPEN -> goto end  /* there is nothing more to come */
+            :: else -> (other || queued || !open || heard != OPEN)    /* Sleepers.sleep */
+            fi
+        fi
     od;
     if
-    :: outcome == RELEASED || outcome == ABANDONED -> skip  /* Mailbox.take: is_over */
+    :: outcome == RELEASED || outcome == ABANDONED    /* Mailbox.take: is_over */
     :: else ->
         works = true;
         watching = true;                              /* Question.watch */
@@ -119,8 +195,8 @@ proctype Handler() {
 #endif
         atomic { tokens++; run Helper() };            /* it passes the token on */
         if
-        :: settle(ANSWERED, won)                      /* Request.reply */
-        :: skip                                       /* or it forgets it */
+        :: settle(ANSWERED)                           /* Request.reply */
+        :: true                                       /* or it forgets it */
         fi
     fi;
     drop_token();
@@ -131,29 +207,53 @@ end:
 proctype Helper() {                                   /* another one who holds the token */
     bool won, last;
     if
-    :: settle(ANSWERED, won)
-    :: skip
+    :: settle(ANSWERED)
+    :: true
     fi;
     drop_token()
 }
 
+proctype Aborter() {                                  /* Mailbox.take_back, _free */
+    bool won, accepted;
+    if
+    :: atomic { other -> other = false }; room++; admit()
+    :: true
+    fi
+}
+
+proctype Closer() {                                   /* close_senders: Mailbox.refuse_all */
+    bool won, accepted, copy;
+    refusal = true;
+    copy = blocked;                                   /* list(self.blocked) */
+    if
+    :: copy -> refuse()
+    :: else
+    fi;
+    open = false
+}
+
 proctype Ender() {
     bool won, copy;
-    refusal = true;                                   /* Mailbox.end */
+    ended = true;                                     /* Mailbox.end */
+    refusal = true;
 #ifndef RELEASE_NOBODY
     copy = blocked;                                   /* list(self.blocked) */
     if
-    :: copy -> settle(RELEASED, won)                  /* Question.refuse */
+    :: copy -> settle(RELEASED)                       /* Question.refuse */
     :: else
-    fi
+    fi;
 #endif
+    open = false
 }
 
 init {
     atomic {
+        if :: room = 1 :: other = true fi;
         run Asker();
         run Handler();
-        if :: run Ender() :: skip fi
+        run Aborter();
+        if :: run Closer() :: true fi;
+        if :: run Ender() :: true fi
     };
     (_nr_pr == 1);                                    /* nobody waits for ever */
     assert(wins == 1);
