@@ -62,7 +62,10 @@ class WayIn:
         with inside, scope:
             while True:
                 await wait_readable(inside)
-                inside.recv(4096)  # first empty it, then look into the line
+                try:
+                    inside.recv(4096)  # first empty it, then look into the line
+                except BlockingIOError:
+                    pass  # the system has said too much
                 self._run_calls()
 
     def _run_calls(self) -> None:
