@@ -119,7 +119,7 @@ class Source:
 
     def retire(self, by: Retirer) -> bool:
         """End the registration. True for the first who asks, whichever thread that is."""
-        first = [by]
+        first: list[Retirer] = [by]
         return self._retired.setdefault(None, first) is first
 
     @property
