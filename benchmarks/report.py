@@ -134,7 +134,7 @@ def _si(value: float) -> str:
 def write(figures: Figures, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(figures, folder / "figures.json")
-    (folder / "targets.md").write_text(_targets_as_markdown(figures))
+    (folder / "targets.md").write_text(_targets_as_markdown(figures), encoding="utf-8")
     draw(figures, folder)
 
 
@@ -188,7 +188,8 @@ def _targets_as_markdown(figures: Figures) -> str:
             sign = "≥" if target.at_least else "≤"
             lines.append(
                 f"| {target.what} | {median:.3g} | {lowest:.3g} to {highest:.3g} "
-                f"| {sign} {target.must:g} | {sign} {target.aim:g} | {_verdict(target, median)} |"
+                f"| {sign}\u00a0{target.must:g} | {sign}\u00a0{target.aim:g} "
+                f"| {_verdict(target, median)} |"
             )
     return "\n".join(lines) + "\n"
 
