@@ -401,8 +401,10 @@ class Mailbox:
         The caller has read ``lane.refusal`` just before. If the mailbox ends between that and our
         last line, the item goes back to its source all the same: see ``sweep``.
         """
-        _reach(A_LITTLE_STACK)
         room = self.room
+        if room is not None and not room and self._blocks:
+            return False  # the most frequent reason to come here; whoever waits takes a better look
+        _reach(A_LITTLE_STACK)
         if room is not None:
             try:
                 room.pop()
@@ -644,7 +646,7 @@ class Mailbox:
 
     def wait_for_room(self, blocked: Blocked) -> None:
         """Enter *blocked*. When its wait has ended its ``wake`` is called, perhaps in here."""
-        _reach(ENOUGH_STACK)  # for ``admit``, which may have somebody else's item in hand
+        _reach(A_LITTLE_STACK)  # for ``admit``, which may have somebody else's item in hand
         self.blocked[blocked] = None
         self.waiting.append(blocked)
         if blocked.lane.refusal is None:
