@@ -1137,3 +1137,19 @@ def test_wherever_a_signal_handler_raises_in_a_sender_the_hub_is_not_deaf(
         if not struck:
             break
     assert at > 10
+
+
+def test_who_begins_to_wait_while_somebody_looks_has_not_waited_for_less_than_nothing() -> None:
+    """Guards the order in ``blocked``: first who is there, then what time it is."""
+    for at in itertools.count():
+        seconds: list[float] = []
+        with dss.open_polled_hub[str]() as hub:
+            interrupted = run_interrupted(
+                lambda: seconds.extend(each.seconds for each in hub.blocked()),  # noqa: B023
+                lambda: hub.portal.request_soon("question"),  # noqa: B023
+                at,
+            )
+        assert all(each >= 0 for each in seconds)
+        if not interrupted:
+            break
+    assert at > 10

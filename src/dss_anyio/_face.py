@@ -344,6 +344,7 @@ class Face(Generic[T_Item]):
 
         It is for the one who wonders why a thread hangs: source, method, seconds, thread.
         """
+        calls = list(self._mailbox.blocked)  # before the clock is read: nobody waits since later
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         now = time.monotonic()
         return [
@@ -354,7 +355,7 @@ class Face(Generic[T_Item]):
                 each.thread,
                 names.get(each.thread),
             )
-            for each in list(self._mailbox.blocked)
+            for each in calls
         ]
 
     def statistics(self) -> HubStatistics:
