@@ -61,9 +61,9 @@ MUTANTS = [
         "P1",
         "nobody watches for a loop that is closed",
         "_wake",
-        "        for gone in self._watching:\n            gone()\n",
+        "        self._when_closed(self._loop)\n",
         "        pass\n",
-        "test_wake.py::test_closing_the_loop_tells_at_once_in_the_thread_that_closes_it",
+        "test_wake.py::test_closing_the_loop_tells_once_and_at_once_in_the_thread_that_closes_it",
     ),
     Mutant(
         "P1",
@@ -109,6 +109,14 @@ MUTANTS = [
     ),
     Mutant(
         "P2",
+        "a queue counts as full before all its places were made",
+        "_mailbox",
+        "                    if rest is None:\n",
+        "                    if room is not None:\n",
+        "test_mailbox.py::test_a_hub_takes_exactly_as_many_items_as_it_has_places",
+    ),
+    Mutant(
+        "P2",
         "a sender that has no memory for an item keeps its place",
         "_mailbox",
         """        if self.room is not None:
@@ -116,10 +124,10 @@ MUTANTS = [
             if self.waiting:
                 self.admit()
 
-    # ``put`` as""",
+    def _more""",
         """        pass
 
-    # ``put`` as""",
+    def _more""",
         "test_faults.py::test_a_send_without_memory_was_accepted_or_has_raised",
     ),
     Mutant(
@@ -220,13 +228,13 @@ MUTANTS = [
         "the receiver looks first and arms the bell then",
         "_receiver",
         """            self._armed = True
-            mailbox.arm(self.wake)
+            mailbox.arm(self._wake)
             if len(mailbox) <= self._roused and mailbox.lanes and not mailbox.reports:
                 return first
 """,
         """            self._armed = True
             idle = len(mailbox) <= self._roused and mailbox.lanes and not mailbox.reports
-            mailbox.arm(self.wake)
+            mailbox.arm(self._wake)
             if idle:
                 return first
 """,
@@ -424,8 +432,8 @@ MUTANTS = [
         "P7",
         "what is dropped is not counted",
         "_mailbox",
-        "        self.dropped.add_one()\n        source.dropped.add_one()\n",
-        "        source.dropped.add_one()\n",
+        '        self.counts["dropped"].add_one()\n        source.counts["dropped"].add_one()\n',
+        '        source.counts["dropped"].add_one()\n',
         "test_mailbox.py::test_each_item_ends_once_while_many_threads_overflow_the_hub",
     ),
     Mutant(
@@ -502,11 +510,11 @@ MUTANTS = [
         "P9",
         "whoever wants to leave in on_error leaves in the wake of somebody else",
         "_receiver",
-        """            task_group = self.mailbox.task_group()
+        """            task_group = self.mailbox.task_group
             if task_group is None:
                 raise
 """,
-        """            task_group = self.mailbox.task_group()
+        """            task_group = self.mailbox.task_group
             raise
 """,
         "test_faults.py::test_who_wants_to_leave_in_on_error_leaves_by_a_task_of_the_hub",
@@ -515,7 +523,7 @@ MUTANTS = [
         "P9",
         "a callback that comes after the end is not counted",
         "_portal",
-        "                mailbox.late.add_one()\n",
+        "                late.add_one()\n",
         "                pass\n",
         "test_portal.py::test_a_callback_after_the_end_calls_nothing_and_is_counted",
     ),

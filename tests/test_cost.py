@@ -216,6 +216,25 @@ def test_a_queued_item_takes_eight_bytes_and_one_of_a_source_its_turn(
         assert (after - before) / many <= most
 
 
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_hub_is_opened_used_once_and_closed_within_so_many_steps(backend: str) -> None:
+    async def live() -> None:
+        async with dss.open_hub[int]() as hub:
+            hub.portal.send_nowait(1)
+            async for _ in hub:
+                break
+
+    async def main() -> Count:
+        await live()  # the first one finds out which event loop this is
+        with counted() as count:
+            await live()
+        return count
+
+    count = anyio.run(main, backend=backend)
+    assert count.calls <= 40
+    assert count.bytecodes <= 1150
+
+
 def end_of_the_hub(hub: dss.PolledHub[int], _: dss.Portal[int]) -> None:
     hub.close()
 

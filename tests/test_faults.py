@@ -262,7 +262,7 @@ def test_the_short_way_into_trio_may_be_cut_and_the_long_one_goes_on(which: str)
     async def main() -> None:
         async with dss.open_hub[int]() as hub:
             await anyio.to_thread.run_sync(hub.portal.call, int)
-            way_in: Any = hub._way_in
+            way_in: Any = hub._mailbox.way_in
             await eventually(lambda: way_in._bell is not None)
             bell: _trio._Bell = way_in._bell
             peer = next(
@@ -673,7 +673,7 @@ def test_what_hooks_raise_arrives_where_it_should_and_the_others_work_on(
             assert asking() == "default"
             clone = library.clone()
             hub._mailbox.undeliver(clone._lane.source, "item")
-            hub._mailbox.undelivered = type(hub._mailbox.undelivered)()
+            del hub._mailbox.counts["undelivered"]
             clone.close()
             until(lambda: len(errors) == 4)
             hub.portal.send("works on")

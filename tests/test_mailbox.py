@@ -20,8 +20,9 @@ import pytest
 from bytecodes import run_interrupted
 
 import dss_anyio as dss
+from dss_anyio._counter import Counter
 from dss_anyio._errors import hub_gone, portal_aborted, portal_closed
-from dss_anyio._mailbox import MOST_REPORTS, Blocked, Counter, Lane, Mailbox, Source
+from dss_anyio._mailbox import FEW_PLACES, MANY_PLACES, MOST_REPORTS, Blocked, Lane, Mailbox, Source
 from dss_anyio.testing import threads, until
 
 POLICIES = ["block", "drop_oldest", "drop_newest"]
@@ -108,7 +109,9 @@ def at_each_bytecode(
 # -- the bound -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [1, 3, 1024])
+@pytest.mark.parametrize(
+    "limit", [1, 3, FEW_PLACES, FEW_PLACES + 1, 1024, MANY_PLACES, MANY_PLACES + 1]
+)
 def test_a_hub_takes_exactly_as_many_items_as_it_has_places(
     ledger: Callable[..., Ledger], limit: int
 ) -> None:
@@ -267,6 +270,48 @@ def test_the_bound_is_exact_if_another_item_comes_at_any_bytecode_of_put(many: i
         assert sum(accepted) == len(mailbox) == min(2, 1 + many)
 
 
+@pytest.mark.parametrize("act", [1, 2, 5])
+@pytest.mark.parametrize("intruder", [1, 2, 5])
+def test_the_places_that_are_made_late_are_made_once_whoever_comes_between(
+    act: int, intruder: int
+) -> None:
+    """Guards ``_more_room``: nobody finds the queue full while there are places to be made."""
+    accepted: list[int] = []
+
+    def make() -> Mailbox:
+        mailbox = Mailbox(FEW_PLACES + 3, "block")
+        accepted[:] = [mailbox.put_many(mailbox.root, [0] * FEW_PLACES, 0)]
+        return mailbox
+
+    def put(mailbox: Mailbox, many: int) -> None:
+        if many == 1:
+            accepted.append(mailbox.put(mailbox.root, 1))
+        else:
+            accepted.append(mailbox.put_many(mailbox.root, [1] * many, 0))
+
+    for mailbox in at_each_bytecode(make, lambda m: put(m, act), lambda m: put(m, intruder)):
+        assert sum(accepted) == len(mailbox) == FEW_PLACES + min(3, act + intruder)
+
+
+@pytest.mark.parametrize("call", ["send", "send_many", "request_soon", "asend"])
+def test_each_way_to_send_finds_the_places_that_are_made_late(call: str) -> None:
+    async def main() -> None:
+        async with dss.open_hub[Any](FEW_PLACES + 4) as hub:
+            for number in range(FEW_PLACES + 4):
+                if call == "asend":
+                    with anyio.fail_after(10):
+                        await hub.portal.asend(number)
+                elif call == "request_soon":
+                    hub.portal.request_soon(number)
+                else:
+                    CALLS[call](hub.portal, number)
+            assert len(hub) == FEW_PLACES + 4
+            assert hub.statistics().tasks_waiting_send == 0
+            assert not hub.portal.offer("one too many")
+
+    anyio.run(main)
+
+
 # -- what a full hub does --------------------------------------------------------------------------
 
 
@@ -378,8 +423,8 @@ def test_each_item_ends_once_while_many_threads_overflow_the_hub(
     received += mailbox.take_many(None)
     assert Tally(received + handed_back) == Tally(itertools.product(range(4), range(800)))
     assert mailbox.received == len(received)
-    assert mailbox.dropped.value == len(handed_back)
-    assert [lane.source.dropped.value for lane in lanes] == [
+    assert mailbox.counts["dropped"].value == len(handed_back)
+    assert [lane.source.counts["dropped"].value for lane in lanes] == [
         sum(sender == number for sender, _ in handed_back) for number in range(4)
     ]
     for number in range(4):
@@ -425,7 +470,7 @@ def test_each_item_ends_once_if_another_call_comes_at_any_bytecode_of_an_overflo
         received += mailbox.take_many(None)
         assert sorted(received + handed_back) == sorted(sent)
         assert mailbox.received == len(received)
-        assert mailbox.dropped.value == len(handed_back)
+        assert mailbox.counts["dropped"].value == len(handed_back)
 
 
 # -- the order -------------------------------------------------------------------------------------
@@ -1051,7 +1096,7 @@ def test_an_item_that_was_on_its_way_when_its_portal_was_aborted_goes_back() -> 
     with pytest.raises(anyio.WouldBlock):
         mailbox.take()
     assert handed_back == ["late"]
-    assert mailbox.undelivered.value == 1
+    assert mailbox.counts["undelivered"].value == 1
     assert [mailbox.put(mailbox.root, item) for item in range(3)] == [True, True, False]
 
 
@@ -1070,7 +1115,7 @@ def test_an_item_that_was_on_its_way_when_the_mailbox_ended_goes_back(
     for late in ("late", "later"):
         assert mailbox.put(lane, late)
     assert handed_back == ["queued", "late", "later"]
-    assert mailbox.undelivered.value == 3
+    assert mailbox.counts["undelivered"].value == 3
     assert len(mailbox) == 0
 
 
@@ -1104,7 +1149,7 @@ def test_each_item_ends_once_if_the_end_comes_at_any_bytecode_of_put(
         for mailbox in at_each_bytecode(make, put, intrude):
             assert accepted == [True]
             assert sorted(handed_back) == ["item", "queued"]
-            assert mailbox.undelivered.value == len(handed_back)
+            assert mailbox.counts["undelivered"].value == len(handed_back)
             assert len(mailbox) == 0
 
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 import threading
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 import dss_anyio as dss
 from dss_anyio import _trio
@@ -38,7 +39,7 @@ def open_files() -> set[tuple[int, int]]:
 
 
 def way_into(hub: dss.Hub[int]) -> _trio.WayIn:
-    way_in: WayIn | None = hub._way_in
+    way_in: WayIn | None = hub._mailbox.way_in
     assert isinstance(way_in, _trio.WayIn)
     return way_in
 
@@ -104,15 +105,16 @@ def test_calls_keep_their_order_while_the_short_way_opens() -> None:
             ran: list[int] = []
             async with anyio.create_task_group() as tasks:
 
-                def start_soon(*args: Any, **kwargs: Any) -> None:
-                    way_in.call_soon(lambda: ran.append(2))
-                    tasks.start_soon(*args, **kwargs)
+                class Tasks:
+                    def start_soon(self, *args: Any, **kwargs: Any) -> None:
+                        way_in.call_soon(lambda: ran.append(2))
+                        tasks.start_soon(*args, **kwargs)
 
                 def first() -> None:
                     ran.append(1)
                     way_in.call_soon(lambda: ran.append(3))
 
-                way_in = _trio.WayIn(trio.lowlevel.current_trio_token(), start_soon)
+                way_in = _trio.WayIn(cast("TaskGroup", Tasks()))
                 way_in.call_soon(first)
                 while len(ran) < 3:
                     await anyio.sleep(0)

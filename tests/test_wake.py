@@ -8,7 +8,9 @@ import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -21,7 +23,8 @@ from conftest import BACKENDS, WITHOUT_GIL
 from test_receiver import asleep
 
 import dss_anyio as dss
-from dss_anyio._wake import Nap, call_soon_here, nap_in, native_loop, when_loop_closes
+from dss_anyio._ending import abandon_those_in, unwatch
+from dss_anyio._wake import Nap, WayIn, call_soon_here, watch, way_into
 from dss_anyio.testing import eventually, threads, until
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
@@ -400,7 +403,7 @@ def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
 
     async def main() -> None:
         for at in count():
-            nap = nap_in(native_loop())()
+            nap = (await way_in_here()).make_nap()
             task = asyncio.ensure_future(sleep(nap))
             await asyncio.sleep(0)
             interrupted: list[bool] = []
@@ -421,9 +424,14 @@ def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
     assert outcomes[-1] == "woken"  # not at all
 
 
+async def way_in_here() -> WayIn:
+    async with anyio.create_task_group() as tasks:
+        return way_into(tasks, abandon_those_in)
+
+
 @pytest.mark.anyio
 async def test_a_nap_that_nobody_sleeps_or_that_was_cancelled_is_woken_to_no_effect() -> None:
-    make_nap = nap_in(native_loop())
+    make_nap = (await way_in_here()).make_nap
     for way in ("wake", "wake_now"):
         getattr(make_nap(), way)()
         nap = make_nap()
@@ -451,52 +459,102 @@ def no_collection() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("backend", ASYNCIO)
-def test_closing_the_loop_tells_at_once_in_the_thread_that_closes_it(
+def test_closing_the_loop_tells_once_and_at_once_in_the_thread_that_closes_it(
     backend: str, no_collection: None
 ) -> None:
-    told: list[threading.Thread] = []
+    told: list[tuple[int, threading.Thread]] = []
     loop = loop_of(backend)
 
-    async def main() -> None:
-        when_loop_closes(native_loop(), lambda: told.append(threading.current_thread()))
+    def tell(closed: int) -> None:
+        told.append((closed, threading.current_thread()))
 
-    loop.run_until_complete(main())
+    async def main() -> set[int]:
+        return {watch(asyncio.get_running_loop(), tell) for _ in range(3)}
+
+    [watched] = loop.run_until_complete(main())
     assert told == []
     with threads(loop.close) as [thread]:
         pass
     if WITHOUT_GIL:
         # There an object goes in the thread that has made it, when that comes along.
         thread = threading.current_thread()
-    assert told == [thread]
+    assert told == [(watched, thread)]
 
 
 @pytest.mark.parametrize("backend", ASYNCIO)
-def test_what_was_called_off_is_not_told_when_the_loop_is_closed(
+def test_each_loop_is_watched_also_one_at_the_address_of_another(
     backend: str, no_collection: None
 ) -> None:
-    told: list[None] = []
+    told: list[int] = []
+
+    async def main() -> int:
+        return watch(asyncio.get_running_loop(), told.append)
+
+    watched: list[int] = []
+    for _ in range(20):
+        loop = loop_of(backend)
+        watched.append(loop.run_until_complete(main()))
+        loop.close()
+        del loop
+    assert told == watched
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_closing_the_loop_ends_the_hubs_in_it_and_no_other(
+    backend: str, no_collection: None
+) -> None:
+    """Guards the number of the loop in ``abandon_those_in``."""
+    hubs: list[dss.Hub[int]] = []
+    loops = [loop_of(backend), loop_of(backend)]
+
+    async def main(loop: asyncio.AbstractEventLoop) -> None:
+        async with dss.open_hub[int]():
+            pass  # one that has ended
+        for _ in range(2):
+            hubs.append(await dss.open_hub[int]().__aenter__())
+        loop.call_soon(loop.stop)
+        await asyncio.Event().wait()
+
+    tasks = [loop.create_task(main(loop)) for loop in loops]
+    with dss.open_polled_hub[int]() as polled:
+        for loop in loops:
+            loop.run_forever()
+        loops[0].close()
+        assert [hub.portal.offer(1) for hub in hubs] == [False, False, True, True]
+        assert polled.portal.offer(1)
+        loops[1].close()
+        assert [hub.portal.offer(1) for hub in hubs] == [False] * 4
+    for task in tasks:
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_the_watch_holds_nothing_of_the_task_that_has_begun_it(
+    backend: str, no_collection: None
+) -> None:
+    class Something:
+        pass
+
+    variable: ContextVar[Something] = ContextVar("variable")
+
+    async def main() -> weakref.ref[Something]:
+        something = Something()
+        variable.set(something)
+        async with dss.open_hub[int]():
+            pass
+        return weakref.ref(something)
+
     loop = loop_of(backend)
-
-    async def main() -> None:
-        call_off = when_loop_closes(native_loop(), lambda: told.append(None))
-        call_off()
-        call_off()
-        told.clear()  # letting go of the timer tells as well, which does no harm
-
-    loop.run_until_complete(main())
+    found = loop.run_until_complete(main())
+    assert found() is None
     loop.close()
-    assert told == []
 
 
-def test_in_trio_there_is_nothing_to_tell() -> None:
-    """A run cannot end before its tasks."""
-
+def test_a_trio_run_cannot_end_before_its_tasks_and_is_not_watched() -> None:
     async def main() -> None:
-        when_loop_closes(native_loop(), lambda: pytest.fail("it was told"))()
-        when_loop_closes(native_loop(), lambda: pytest.fail("it was told"))
+        assert (await way_in_here()).loop is None
 
     anyio.run(main, backend="trio")
-    gc.collect()
 
 
 @pytest.mark.parametrize("backend", ASYNCIO)
@@ -553,8 +611,8 @@ def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
     async def main() -> None:
         async with dss.open_hub[int]() as hub:
             hubs.append(hub)
-            assert hub._call_off is not None
-            hub._call_off()  # nobody tells us
+            assert hub._watched is not None
+            unwatch(hub._watched)  # nobody tells us
             await hub.receive()
 
     task: Any = loop.create_task(main())

@@ -56,7 +56,7 @@ class Asker(Generic[T_contra]):
         mailbox = self._mailbox
         if timeout is not None:
             timeout = check_timeout(timeout)
-        return self._wait_for("request", timeout, mailbox.endings, mailbox.ask, item)
+        return self._wait_for("request", timeout, mailbox.counts, mailbox.ask, item)
 
     def request_soon(self, item: T_contra) -> Future[Any]:
         """Ask the hub, and return a future for the answer. Never waits.
@@ -70,7 +70,7 @@ class Asker(Generic[T_contra]):
         :raises anyio.BrokenResourceError: if the hub has ended
         """
         mailbox = self._mailbox
-        return self._promise("request_soon", mailbox.endings, mailbox.ask, item)
+        return self._promise("request_soon", mailbox.counts, mailbox.ask, item)
 
     async def arequest(self, item: T_contra) -> Any:
         """As :meth:`request`, from any event loop of either backend, the hub's own included.
@@ -84,7 +84,7 @@ class Asker(Generic[T_contra]):
         call_soon = call_soon_here()
         woken = Event()
         question = Question(
-            self._lane, "arequest", lambda: call_soon(woken.set), None, mailbox.endings
+            self._lane, "arequest", lambda: call_soon(woken.set), None, mailbox.counts
         )
         try:
             mailbox.ask(question, item)
@@ -139,10 +139,11 @@ class Asker(Generic[T_contra]):
         mailbox = self._mailbox
         lane = self._lane
         source = lane.source.name
+        late = mailbox.counts["late"]
 
         def callback(*args: Any, **kwargs: Any) -> Any:
             if lane.refusal is not None:
-                mailbox.late.add_one()
+                late.add_one()
                 if default is RAISE:
                     raise lane.refusal()
                 return default
@@ -333,7 +334,7 @@ class Asker(Generic[T_contra]):
         self,
         call: str,
         timeout: float | None,
-        endings: Counters | None,
+        counts: Counters | None,
         begin: Callable[..., None],
         *args: Any,
     ) -> Any:
@@ -347,7 +348,7 @@ class Asker(Generic[T_contra]):
         # As in ``Portal.send``: a lock that is taken twice.
         woken = Lock()
         woken.acquire()
-        question = Question(lane, call, woken.release, timeout, endings)
+        question = Question(lane, call, woken.release, timeout, counts)
         try:
             begin(question, *args)
             if not acquire(woken, timeout, lambda: question.settled) and question.settle(
@@ -362,7 +363,7 @@ class Asker(Generic[T_contra]):
         return question.result()
 
     def _promise(
-        self, call: str, endings: Counters | None, begin: Callable[..., None], *args: Any
+        self, call: str, counts: Counters | None, begin: Callable[..., None], *args: Any
     ) -> Future[Any]:
         """A future for what ``begin(question, *args)`` begins."""
         mailbox = self._mailbox
@@ -379,7 +380,7 @@ class Asker(Generic[T_contra]):
                 mailbox.leave(question)
                 done.set_running_or_notify_cancel()  # tells concurrent.futures.wait()
 
-        question = Question(self._lane, call, finish, None, endings)
+        question = Question(self._lane, call, finish, None, counts)
         try:
             begin(question, *args)
         except BaseException:

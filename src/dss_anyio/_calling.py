@@ -49,7 +49,8 @@ def _call(
     if question.settled:
         return  # whoever asked has given up meanwhile
     try:
-        mailbox.name_loop()
+        if mailbox.way_in is not None:
+            mailbox.way_in.name_loop()
         result = func(*args) if kwargs is None else func(*args, **kwargs)
         if is_awaitable(result):
             _start(mailbox, question, result, name if name is not None else func)
@@ -57,12 +58,12 @@ def _call(
             question.settle("answered", result)
     except BaseException as exc:
         question.fail(exc)
-        if not isinstance(exc, Exception) and mailbox.task_group() is None:
+        if not isinstance(exc, Exception) and mailbox.task_group is None:
             raise  # Ctrl-C in a poll() is its caller's as well
 
 
 def _start(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any], name: object) -> None:
-    task_group = mailbox.task_group()
+    task_group = mailbox.task_group
     if task_group is None:
         if iscoroutine(awaitable):
             awaitable.close()
@@ -78,7 +79,7 @@ def check_function(func: object) -> None:
 
 def check_coroutine_function(mailbox: Mailbox) -> None:
     """Raise if the hub can have no tasks. Before a function is called to no purpose."""
-    if mailbox.task_group() is None:
+    if mailbox.task_group is None:
         raise no_event_loop() if mailbox.call_soon is not None else not_open()
 
 

@@ -36,5 +36,7 @@ class Counter(Ticks):
 class Counters(dict[str, Counter]):
     """A counter for each name, from its first use on."""
 
+    __slots__ = ()
+
     def __missing__(self, name: str) -> Counter:
         return self.setdefault(name, Counter())  # whoever comes second gets the first one's

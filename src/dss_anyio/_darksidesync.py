@@ -158,7 +158,7 @@ class DarkSideSync:
         lane = utility.lane
         if mailbox.is_at_home():
             raise would_deadlock("deliver")
-        question = Question(lane, "deliver", asked.wake, None, mailbox.endings)
+        question = Question(lane, "deliver", asked.wake, None, mailbox.counts)
         asked.question = question
         utility.enter(asked)
         try:

@@ -25,7 +25,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ._errors import hub_gone, other_process
@@ -160,23 +159,41 @@ def _what_it_waits_for(thread: threading.Thread) -> str:
 
 # -- The ways out that run no ``finally`` ----------------------------------------------------------
 
-_open_mailboxes: dict[int, weakref.ref[Mailbox]] = {}
+_open_mailboxes: dict[weakref.ref[Mailbox], None] = {}
 
 
-def watch(mailbox: Mailbox) -> Callable[[], object]:
-    """End *mailbox* with the process; forget it in a forked child. Returns what calls that off."""
-    key = id(mailbox)
+def watch(mailbox: Mailbox) -> weakref.ref[Mailbox]:
+    """End *mailbox* with its loop or the process; forget it in a forked child.
 
-    def forget(_: object = None) -> None:
-        _open_mailboxes.pop(key, None)
+    Returns what ``unwatch`` takes.
+    """
+    watched = weakref.ref(mailbox, unwatch)
+    _open_mailboxes[watched] = None
+    return watched
 
-    _open_mailboxes[key] = weakref.ref(mailbox, forget)
-    return forget
+
+def unwatch(
+    watched: weakref.ref[Mailbox],
+    # A module may be torn down before its last object, and then its globals are None.
+    _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes,
+) -> None:
+    """Call that off. A second call does nothing."""
+    _open_mailboxes.pop(watched, None)
+
+
+def abandon_those_in(
+    loop: int, _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes
+) -> None:
+    """End the hubs in the event loop *loop*, which was closed under them: see ``_wake``."""
+    for ref in list(_open_mailboxes):
+        mailbox = ref()
+        if mailbox is not None and mailbox.way_in is not None and mailbox.way_in.loop == loop:
+            abandon(mailbox)
 
 
 def open_hubs() -> list[Any]:
     """The hubs of this process whose end is not complete, oldest first. From any thread."""
-    mailboxes = [ref() for ref in list(_open_mailboxes.values())]
+    mailboxes = [ref() for ref in list(_open_mailboxes)]
     hubs = [mailbox.hub() for mailbox in mailboxes if mailbox is not None and not mailbox.swept]
     return [hub for hub in hubs if hub is not None]
 
@@ -198,7 +215,7 @@ def _at_exit() -> None:
     A thread that waits for a hub that nobody serves any more would never be joined. A hub in
     another thread that Python is about to join ends in its own time.
     """
-    for ref in list(_open_mailboxes.values()):
+    for ref in list(_open_mailboxes):
         mailbox = ref()
         if mailbox is None:
             continue
@@ -212,7 +229,7 @@ def _at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for ref in list(_open_mailboxes.values()):
+    for ref in list(_open_mailboxes):
         mailbox = ref()
         if mailbox is not None:
             mailbox.forget()

@@ -13,9 +13,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, cast, overload
 from weakref import WeakMethod, ref
 
+from anyio.abc import TaskGroup
+
 from ._api import Api1, Api2
 from ._darksidesync import DarkSideSync
-from ._ending import abandon, watch
+from ._ending import abandon, unwatch, watch
 from ._errors import senders_closed
 from ._feed import Feed
 from ._mailbox import OVERFLOWS, Mailbox, Overflow, Source, SourceStatistics
@@ -93,6 +95,8 @@ openings: list[Callable[[Face[Any]], object]] = []  # told of each hub that is o
 class Face(Generic[T_Item]):
     """A hub without its way of receiving."""
 
+    _task_group: TaskGroup | None = None
+
     def __init__(
         self,
         max_buffer_size: float,
@@ -100,29 +104,19 @@ class Face(Generic[T_Item]):
         name: str | None,
         on_error: OnError | None,
     ) -> None:
-        if max_buffer_size != math.inf and not (
-            isinstance(max_buffer_size, int) and not isinstance(max_buffer_size, bool)
-        ):
-            raise ValueError(
-                f"max_buffer_size must be an integer or math.inf, not {max_buffer_size!r}"
-            )
-        if max_buffer_size < 0:
-            raise ValueError(f"max_buffer_size must not be negative, got {max_buffer_size}")
-        if _MOST_PLACES < max_buffer_size < math.inf:
-            raise ValueError(
-                f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
-                f"for each place, got {max_buffer_size}; math.inf sets no limit"
-            )
+        if type(max_buffer_size) is not int or not 0 <= max_buffer_size <= _MOST_PLACES:
+            check_size(max_buffer_size)
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow must be one of {OVERFLOWS}, not {overflow!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
-        check_callable("on_error", on_error)
-        self.name: str = name if name is not None else f"hub-{next(_numbers)}"
+        if on_error is not None:
+            check_callable("on_error", on_error)
+        self.name: str = f"hub-{next(_numbers)}" if name is None else name
         self._on_error = on_error
         self._mailbox = Mailbox(max_buffer_size, overflow)
         self._left_open = False  # True from its opening until somebody begins to end it
-        self._unwatch: Callable[[], object] | None = None  # set until its end is complete
+        self._watched: ref[Mailbox] | None = None  # set when it is opened
         self._portal: Portal[T_Item] = Portal(self._mailbox, self._mailbox.root)
         self._apis: dict[str, Api1[T_Item]] = {}  # made when they are first asked for
 
@@ -130,15 +124,14 @@ class Face(Generic[T_Item]):
         """From now on this thread is the one that receives."""
         self._mailbox.come_home()
         self._mailbox.hub = ref(self)  # before it can be found by ``open_hubs``
-        self._unwatch = watch(self._mailbox)
+        self._watched = watch(self._mailbox)
         self._left_open = True
         for note in openings:
             note(self)
 
     def _left(self) -> None:
-        unwatch, self._unwatch = self._unwatch, None  # another thread may be closing it, too
-        if unwatch is not None:
-            unwatch()
+        if self._watched is not None:
+            unwatch(self._watched)  # another thread may be closing it, too
 
     def _together(self, first: BaseException | None, errors: list[BaseException]) -> BaseException:
         """One exception for *errors* at the end, which came up after *first*."""
@@ -372,18 +365,18 @@ class Face(Generic[T_Item]):
             tasks_waiting_send=len(mailbox.waiting),
             tasks_waiting_receive=self._waiting_receivers(),
             received=mailbox.received,
-            dropped=mailbox.dropped.value,
-            undelivered=mailbox.undelivered.value,
-            late=mailbox.late.value,
+            dropped=mailbox.counts["dropped"].value,
+            undelivered=mailbox.counts["undelivered"].value,
+            late=mailbox.counts["late"].value,
             wakes=mailbox.wakes,
             wake_failures=self._wake_failures(),
-            errors=mailbox.errors.value,
+            errors=mailbox.counts["errors"].value,
             sources={
                 source.name or "": SourceStatistics(
                     source.received,
                     queued.get(source, 0),
-                    source.dropped.value,
-                    source.undelivered.value,
+                    source.counts["dropped"].value,
+                    source.counts["undelivered"].value,
                 )
                 # Not the pairs: to make them may start a collection, and a finalizer may close one.
                 for source in list(mailbox.sources.values())
@@ -392,9 +385,9 @@ class Face(Generic[T_Item]):
         )
 
     def _count_requests(self) -> RequestStatistics:
-        endings = self._mailbox.endings
-        asked = endings["asked"].value  # before the others: none of them is counted before it
-        ended = [endings[ending].value for ending in ENDINGS]
+        counts = self._mailbox.counts
+        asked = counts["asked"].value  # before the others: none of them is counted before it
+        ended = [counts[ending].value for ending in ENDINGS]
         answered, refused, unanswered, released, abandoned = ended
         waiting = max(0, asked - sum(ended))
         return RequestStatistics(answered, refused, unanswered, released, abandoned, waiting)
@@ -440,8 +433,22 @@ def tell(on_error: OnError | None, exc: BaseException, source: str | None) -> No
 def tell_reports(mailbox: Mailbox, on_error: OnError | None) -> None:
     """Tell *on_error* what was reported from any thread. In the hub's thread."""
     while mailbox.reports:
-        source, exc = mailbox.reports.popleft()
+        source, exc = mailbox.reports.pop(0)
         tell(on_error, exc, source)
+
+
+def check_size(max_buffer_size: float) -> None:
+    if max_buffer_size != math.inf and not (
+        isinstance(max_buffer_size, int) and not isinstance(max_buffer_size, bool)
+    ):
+        raise ValueError(f"max_buffer_size must be an integer or math.inf, not {max_buffer_size!r}")
+    if max_buffer_size < 0:
+        raise ValueError(f"max_buffer_size must not be negative, got {max_buffer_size}")
+    if _MOST_PLACES < max_buffer_size < math.inf:
+        raise ValueError(
+            f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
+            f"for each place, got {max_buffer_size}; math.inf sets no limit"
+        )
 
 
 def check_callable(what: str, value: object) -> None:

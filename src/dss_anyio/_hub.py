@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,15 +14,15 @@ from typing import Any, Generic, TypeVar, cast
 from anyio import create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 
-from ._ending import abandon, end_source, end_sources
+from ._ending import abandon, abandon_those_in, end_source, end_sources
 from ._errors import hub_gone, not_open, other_process
 from ._face import Face, OnError, T_Item, tell
 from ._mailbox import Overflow, Source
 from ._portal import Portal
-from ._receiver import Receiver, Sleepers, make_wake
+from ._receiver import Receiver, Sleepers
 from ._serve import Handler, serve
 from ._waiting import check_timeout
-from ._wake import WayIn, loop_namer, nap_in, native_loop, way_into, when_loop_closes
+from ._wake import way_into
 from ._worker import Worker
 
 if sys.version_info < (3, 11):
@@ -78,9 +77,6 @@ class Hub(Face[T_Item], Receiver[T_Item]):
     ) -> None:
         Face.__init__(self, max_buffer_size, overflow, name, on_error)
         Receiver.__init__(self, Sleepers(self._mailbox, on_error))
-        self._task_group: TaskGroup | None = None
-        self._way_in: WayIn | None = None
-        self._call_off: Callable[[], object] | None = None  # the watch for the loop's end
 
     @property
     def task_group(self) -> TaskGroup:
@@ -107,17 +103,9 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         task_group = create_task_group()
         await task_group.__aenter__()
         self._task_group = task_group
+        self._mailbox.way_in = way_in = way_into(task_group, abandon_those_in)
+        self._mailbox.call_soon = way_in.call_soon
         self._enter_thread()
-        native = native_loop()
-        self._way_in = way_into(native, task_group.start_soon)
-        call_soon = self._way_in.call_soon
-        self._sleepers.wake = make_wake(self._sleepers, call_soon)
-        self._sleepers.make_nap = nap_in(native)
-        # Portals hold the mailbox; what a closed loop has left behind must not be held by it.
-        self._mailbox.task_group = weakref.ref(task_group)
-        self._mailbox.call_soon = call_soon
-        self._mailbox.name_loop = loop_namer(native)
-        self._call_off = when_loop_closes(native, partial(abandon, self._mailbox))
         return self
 
     async def __aexit__(  # type: ignore[override]  # as a task group, it may swallow its own cancellation
@@ -136,10 +124,9 @@ class Hub(Face[T_Item], Receiver[T_Item]):
             return None
         outcome: BaseException | None = None
         handled: bool | None = None
-        if self._way_in is not None:
-            self._way_in.close()
         task_group = self._task_group
         assert task_group is not None
+        mailbox.way_in.close()
         if mailbox.has_tasks:  # else there is nothing to cancel, which would take its time
             task_group.cancel_scope.cancel()
         try:
@@ -162,8 +149,6 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         else:
             mailbox.sweep()  # for what may come yet
             errors = []
-        if self._call_off is not None:
-            self._call_off()
         self._left()
         self._closed = True
         self._sleepers.report_errors()

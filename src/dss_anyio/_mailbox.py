@@ -23,7 +23,7 @@ What the rules are built on (the assumptions):
 What is true whenever nothing is in progress:
 
 * ``len(items) <= limit``, and ``len(room) + len(items) == limit`` if ``limit`` is neither 0 nor
-  infinite and nothing was taken back;
+  infinite, all places were made (``_more_room``) and nothing was taken back;
 * a sender is in ``waiting`` only while ``room`` is empty;
 * if the receiver sleeps, ``items`` is empty and ``bell`` holds the function that wakes it;
 * a lane has as many turns in ``items`` as items of its own, not counting ``husks``;
@@ -36,14 +36,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import repeat, starmap
 from threading import get_ident
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 from weakref import ref
 
-from ._counter import Counter, Counters
+from ._counter import Counters
 from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted, twin
 from ._request import TOKEN, Question, Request, dequeue, is_over, is_queued, question_of
 
@@ -55,6 +55,7 @@ Retirer: TypeAlias = Literal["portal", "block", "hub"]
 
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
+FEW_PLACES, MANY_PLACES = 64, 4096  # with more than few and at most many, few are made at first
 # Calls within calls, for what must not end half-way: to put an item; and with that, to drop one.
 A_LITTLE_STACK, ENOUGH_STACK = 3, 12
 OUT_OF_MEANS = (MemoryError, RecursionError)
@@ -74,10 +75,9 @@ class Source:
     """One library's registration: its hooks and its counts. It ends exactly once."""
 
     __slots__ = (
-        "_cancels",
-        "_retired",
+        "_once",
+        "counts",
         "decode",
-        "dropped",
         "ended",
         "lanes",
         "name",
@@ -85,7 +85,6 @@ class Source:
         "portal",
         "received",
         "stop_timeout",
-        "undelivered",
     )
 
     def __init__(
@@ -98,34 +97,30 @@ class Source:
         self.stop_timeout: float = 10.0  # seconds for its cancel or stop
         self.decode: Callable[[Any], Any] | None = decode
         self.on_undelivered: Callable[[Any], object] | None = on_undelivered
-        self.lanes: dict[Lane, bool] = {}  # the open ones
+        self.lanes: dict[Lane, bool] = {}  # the open ones; not the root
         self.portal: Any = None  # what register() returned
         self.received: int = 0  # written in the receiving thread only
-        self.dropped: Counter = Counter()
-        self.undelivered: Counter = Counter()
+        self.counts: Counters = Counters()
         self.ended: bool = False  # has whoever ends it looked for its cancel?
-        self._cancels: list[Callable[[], object]] = []
-        self._retired: dict[None, list[Retirer]] = {}
+        self._once: dict[str, Any] = {}  # what is taken, or decided, by one thread only
 
     def set_cancel(self, cancel: Callable[[], object]) -> None:
-        self._cancels.append(cancel)
+        self._once["cancel"] = cancel
 
     def take_cancel(self) -> Callable[[], object] | None:
         """What tells the library that its time is over; for the first who asks only."""
-        try:
-            return self._cancels.pop()
-        except IndexError:
-            return None
+        cancel: Callable[[], object] | None = self._once.pop("cancel", None)
+        return cancel
 
     def retire(self, by: Retirer) -> bool:
         """End the registration. True for the first who asks, whichever thread that is."""
         first: list[Retirer] = [by]
-        return self._retired.setdefault(None, first) is first
+        return self._once.setdefault("retired", first) is first
 
     @property
     def retired(self) -> Retirer | None:
         """Who has ended the registration."""
-        first = self._retired.get(None)
+        first: list[Retirer] | None = self._once.get("retired")
         return None if first is None else first[0]
 
 
@@ -212,8 +207,8 @@ class Mailbox:
     """A bounded queue that any thread puts into and one thread takes from.
 
     It has *limit* places. A sender takes one out of ``room`` and puts its item into ``items``; the
-    receiver takes the item and puts the place back. No place is ever made after the start, so there
-    are never more items than places, whoever is interrupted where.
+    receiver takes the item and puts the place back. Each place is made once, so there are never
+    more items than places, whoever is interrupted where.
     """
 
     __slots__ = (
@@ -223,6 +218,7 @@ class Mailbox:
         "_home_ident",
         "_interrupt",
         "_replaces",
+        "_rest",
         "_returns_places",
         "_ring",
         "_tagged",
@@ -230,21 +226,17 @@ class Mailbox:
         "blocked",
         "call_soon",
         "calls",
-        "dropped",
+        "counts",
         "ended",
         "ending",
-        "endings",
-        "errors",
         "has_tasks",
         "home",
         "hub",
         "husks",
         "items",
         "lanes",
-        "late",
         "leaving",
         "limit",
-        "name_loop",
         "overflow",
         "own",
         "plain",
@@ -257,11 +249,10 @@ class Mailbox:
         "sources",
         "stopping",
         "swept",
-        "task_group",
-        "undelivered",
         "vacated",
         "waiting",
         "wakes",
+        "way_in",
     )
 
     def __init__(self, limit: float, overflow: Overflow) -> None:
@@ -270,21 +261,24 @@ class Mailbox:
         # In the order of acceptance: an item of the hub's own portal, or the lane whose turn it is.
         self.items: deque[Any] = deque()
         self.room: deque[None] | None = None
-        if limit != math.inf:
+        self._rest: Iterator[None] | None = None  # see ``_more_room``
+        if overflow == "block" and FEW_PLACES < limit <= MANY_PLACES:
+            self.room = deque((None,)) * FEW_PLACES
+            self._rest = repeat(None, int(limit) - FEW_PLACES)
+        elif limit != math.inf:
             self.room = deque((None,)) * int(limit)
         self.waiting: deque[Blocked] = deque()  # those who wait for room, in their order
         self.blocked: dict[Blocked | Question, None] = {}  # everybody who is in a call that waits
         self.leaving: dict[threading.Event, None] = {}  # who wants to know that one has left
         self.own: Source = Source(None)  # what the hub's own portal and its clones belong to
         self.root: Lane = Lane(self.own, None)  # the hub's own portal sends through this one
-        self.own.lanes[self.root] = True
         self.lanes: dict[Lane, bool] = {self.root: True}  # the open ones
         self.queues: dict[Lane, None] = {}  # those that may hold items of their own
         self.sources: dict[str, Source] = {}  # the registered ones, oldest first
         self.bell: dict[None, Ring] = {}
         self._ring: Ring | None = None  # what was last in there, except for ``sweep``
-        self.husks: deque[None] = deque()  # one for each turn whose item was taken back
-        self.reports: deque[tuple[str | None, BaseException]] = deque(maxlen=MOST_REPORTS)
+        self.husks: list[None] = []  # one for each turn whose item was taken back
+        self.reports: list[tuple[str | None, BaseException]] = []  # at most MOST_REPORTS or so
         self.refusal: Refusal | None = None  # why nobody may send any more
         self.ended: bool = False
         self.hub: Callable[[], Any] = _nothing  # a weak reference to it, once it is open
@@ -292,19 +286,14 @@ class Mailbox:
         self._home_ident: int | None = None
         self.received: int = 0  # written in the receiving thread only
         self.wakes: int = 0  # written only by the one who has taken the bell
-        self.dropped: Counter = Counter()
-        self.undelivered: Counter = Counter()
-        self.errors: Counter = Counter()
-        self.late: Counter = Counter()
-        self.endings: Counters = Counters()
-        self.calls: deque[Callable[[], object]] = deque()  # polled hub: what poll() is to call
+        self.counts: Counters = Counters()  # of what is rare; and how requests have ended
+        self.calls: list[Callable[[], object]] = []  # polled hub: what poll() is to call
         self.ending: dict[None, Any] = {}  # who ends it; for the next ones
         self.stopping: dict[Source, threading.Event] = {}  # those that are being ended alone
-        # Set by the hub: have a function called soon in its thread; and its task group, or None.
+        # Set by the hub: have a function called soon in its thread; and ``_wake.WayIn``, or None.
         self.call_soon: Callable[[Callable[[], object]], object] | None = None
-        self.task_group: Callable[[], Any] = _nothing
+        self.way_in: Any = None
         self.has_tasks: bool = False
-        self.name_loop: Callable[[], object] = _nothing  # see ``_wake.loop_namer``
         self._tagged = False  # has any lane but the root been opened?
         self._cut = False  # was the root aborted?
         self.swept: bool = False  # has its last step begun?
@@ -401,8 +390,10 @@ class Mailbox:
         The caller has read ``lane.refusal`` just before. If the mailbox ends between that and our
         last line, the item goes back to its source all the same: see ``sweep``.
         """
+        # Read before ``room`` is: if nothing is left in here, all places are there, or in use.
+        rest = self._rest
         room = self.room
-        if room is not None and not room and self._blocks:
+        if room is not None and not room and self._blocks and rest is None:
             return False  # the most frequent reason to come here; whoever waits takes a better look
         _reach(A_LITTLE_STACK)
         if room is not None:
@@ -410,7 +401,10 @@ class Mailbox:
                 room.pop()
             except IndexError:
                 if self._blocks:
-                    return False
+                    if rest is None:
+                        return False
+                    self._more_room()
+                    return self.put(lane, item)
                 self._overflow(lane, item)
                 return True
         try:
@@ -457,6 +451,20 @@ class Mailbox:
             self.room.append(None)
             if self.waiting:
                 self.admit()
+
+    def _more_room(self) -> None:
+        """Have all the places in ``room``, or in use. From any thread.
+
+        Most hubs never need more than a few, and to make and free 1,024 takes 2.5 us. The rest of
+        them is in an iterator that nothing takes from but this one step, which puts them into
+        ``room``. Two may do that: the second one finds nothing left. Whoever forgets the iterator
+        does so after that step; so who finds it forgotten finds all places made.
+        """
+        rest = self._rest
+        if rest is not None:
+            assert self.room is not None
+            self.room.extend(rest)
+            self._rest = None
 
     # ``put`` as one function for each portal, made when the portal is made. It finds everything in
     # its own cells, and calls nothing of ours: at this rate that is half of what an item costs. The
@@ -568,6 +576,7 @@ class Mailbox:
                 for index in range(start, len(batch)):
                     self.put(lane, batch[index])
                 return many
+            self._more_room()
             places: list[None] = []
             try:
                 places.extend(starmap(self.room.pop, repeat((), many)))
@@ -631,8 +640,8 @@ class Mailbox:
 
     def drop(self, source: Source, item: object) -> None:
         """*item* was accepted and is thrown out: count it, give it back. From any thread."""
-        self.dropped.add_one()
-        source.dropped.add_one()
+        self.counts["dropped"].add_one()
+        source.counts["dropped"].add_one()
         self._hand_back(source, item)
 
     # -- Waiting for room --------------------------------------------------------------------------
@@ -1132,8 +1141,8 @@ class Mailbox:
 
     def undeliver(self, source: Source, item: object) -> None:
         """*item* was accepted and nobody will receive it: count it, give it back."""
-        self.undelivered.add_one()
-        source.undelivered.add_one()
+        self.counts["undelivered"].add_one()
+        source.counts["undelivered"].add_one()
         self._hand_back(source, item)
 
     def _hand_back(self, source: Source, item: Any) -> None:
@@ -1149,10 +1158,18 @@ class Mailbox:
 
     def report(self, source: str | None, exc: BaseException) -> None:
         """An error that concerns the hub's side, wherever it happened. From any thread."""
-        self.errors.add_one()
-        self.reports.append((source, exc))
+        self.counts["errors"].add_one()
+        if len(self.reports) < MOST_REPORTS:
+            self.reports.append((source, exc))
         if not self.ended:  # then the bell holds ``sweep``, which may be what reports
             self.notify()
+
+    @property
+    def task_group(self) -> Any:
+        """The task group of the hub, or None: if it has no event loop, or is gone."""
+        # Not held here: portals hold the mailbox, and would hold what a closed loop left behind.
+        hub = self.hub()
+        return None if hub is None else hub._task_group
 
     # -- Calls in a polled hub ---------------------------------------------------------------------
 
@@ -1164,7 +1181,7 @@ class Mailbox:
     def run_calls(self) -> None:
         """Call what has come by now. In the receiving thread; what it raises is Ctrl-C."""
         for _ in range(len(self.calls)):
-            self.calls.popleft()()
+            self.calls.pop(0)()
 
     @property
     def has_news(self) -> bool:

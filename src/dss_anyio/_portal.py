@@ -188,10 +188,11 @@ class Portal(Asker[T_contra]):
         check_pack(pack)
         mailbox = self._mailbox
         lane = self._lane
+        late = mailbox.counts["late"]
 
         def callback(*args: Any, **kwargs: Any) -> None:
             if lane.refusal is not None:
-                mailbox.late.add_one()
+                late.add_one()
                 return
             try:
                 item = packed(pack, args, kwargs)

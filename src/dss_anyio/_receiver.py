@@ -71,8 +71,7 @@ class Sleepers:
     def __init__(self, mailbox: Mailbox, on_error: OnError | None) -> None:
         self.mailbox = mailbox
         self._on_error = on_error
-        self.wake: Ring | None = None  # set when the hub has an event loop,
-        self.make_nap: Callable[[], Nap] | None = None  # and so is this
+        self._wake: Ring | None = None  # made when one sleeps for the first time
         self.open_receivers = 0
         self._asleep: dict[Nap, tuple[Receiver[Any], Work | None]] = {}
         self._roused = 0  # those who were woken and have not run since
@@ -86,9 +85,12 @@ class Sleepers:
 
         With *work*, the wait goes on as long as that can be called in the place of an end.
         """
-        if self.make_nap is None:
+        way_in = self.mailbox.way_in
+        if way_in is None:
             raise not_open()
-        nap = self.make_nap()
+        if self._wake is None:
+            self._wake = make_wake(self, way_in.call_soon)
+        nap: Nap = way_in.make_nap()
         self._asleep[nap] = receiver, work
         try:
             self._rouse_soon()
@@ -127,11 +129,11 @@ class Sleepers:
         try:
             tell_reports(self.mailbox, self._on_error)
         except BaseException as exc:
-            task_group = self.mailbox.task_group()
+            task_group = self.mailbox.task_group
             if task_group is None:
                 raise
             try:
-                self.mailbox.name_loop()  # in a wake no task is there to ask
+                self.mailbox.way_in.name_loop()  # in a wake no task is there to ask
                 task_group.start_soon(_leave, exc)
             except RuntimeError:  # it has ended: we are called by the end of the hub
                 raise exc from None
@@ -154,10 +156,10 @@ class Sleepers:
             elif not work():
                 if nap in asleep:
                     self._take_up(nap).wake()
-            elif len(asleep) == 1 and mailbox.limit and nap in asleep and self.wake is not None:
+            elif len(asleep) == 1 and mailbox.limit and nap in asleep and self._wake is not None:
                 # As frequent: all is done, and it sleeps on. First arm, then look.
                 self._armed = True
-                mailbox.arm(self.wake)
+                mailbox.arm(self._wake)
                 if self.nothing_for(receiver):
                     return
             break
@@ -167,6 +169,8 @@ class Sleepers:
 
     def rouse_all(self, receiver: Receiver[Any] | None = None) -> None:
         """Wake everybody, or those who wait in *receiver*, because it was closed."""
+        if not self._asleep:
+            return
         for nap in list(self._asleep):
             sleeper, _ = self._asleep.get(nap, (None, None))
             if sleeper is not None and receiver in (None, sleeper):
@@ -212,12 +216,12 @@ class Sleepers:
                 if self._armed and mailbox.disarm():
                     self._armed = False
                 return first
-            if self._armed or self.wake is None:
+            if self._armed or self._wake is None:
                 if mailbox.reports:  # they may have come after the look of a wake that is over
                     self.report_errors()
                 return first
             self._armed = True
-            mailbox.arm(self.wake)
+            mailbox.arm(self._wake)
             if len(mailbox) <= self._roused and mailbox.lanes and not mailbox.reports:
                 return first
             if mailbox.disarm():

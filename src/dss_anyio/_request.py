@@ -68,7 +68,7 @@ class Question:
 
     __slots__ = (
         "_called_off",
-        "_endings",
+        "_counts",
         "_outcome",
         "_untold",
         "_wake",
@@ -87,7 +87,7 @@ class Question:
         call: str,
         wake: Callable[[], object],
         timeout: float | None = None,
-        endings: Counters | None = None,
+        counts: Counters | None = None,
     ) -> None:
         self.lane: Any = lane
         self.call: str = call
@@ -96,9 +96,9 @@ class Question:
         self.thread: int = get_ident()
         self.waiting: Any = None  # its place in the line, while the mailbox is full
         self._wake = wake
-        self._endings = endings
-        if endings is not None:
-            endings["asked"].add_one()
+        self._counts = counts
+        if counts is not None:
+            counts["asked"].add_one()
         self._outcome: dict[None, tuple[Ending, Any]] = {}
         self._untold: bool = False  # was it settled by somebody who could not tell?
         self._called_off: bool = False
@@ -135,8 +135,8 @@ class Question:
                 ending = "abandoned"
                 self._outcome[None] = (ending, None)
                 self._wake = _nobody
-        if self._endings is not None:
-            self._endings[ending].add_one()
+        if self._counts is not None:
+            self._counts[ending].add_one()
         if ending in _GIVEN_UP:
             self._tell_watchers()
         return there

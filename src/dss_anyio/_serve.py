@@ -13,7 +13,7 @@ from anyio import ClosedResourceError, EndOfStream, Event, WouldBlock, create_ta
 from anyio.lowlevel import checkpoint
 
 from ._calling import is_awaitable
-from ._errors import receiver_closed
+from ._errors import not_open, receiver_closed
 from ._receiver import TURN, TURN_SECONDS, Receiver, Sleepers
 from ._request import TOKEN, Request, answer, question_of
 
@@ -31,8 +31,11 @@ async def serve(
     if not callable(handler):
         raise TypeError(f"handler must be callable, not {handler!r}")
     check_concurrency(max_concurrency)
+    way_in = sleepers.mailbox.way_in
+    if way_in is None:
+        raise not_open()
     context = copy_context()
-    context.run(sleepers.mailbox.name_loop)  # in a wake no task is there to ask
+    context.run(way_in.name_loop)  # in a wake no task is there to ask
     running = 0
     one_has_ended = Event()
     over = closed = False  # the stream

@@ -13,14 +13,40 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import trio
+from anyio.abc import TaskGroup
 from trio.lowlevel import (
     Abort,
     Task,
     current_task,
+    current_trio_token,
     reschedule,
     wait_readable,
     wait_task_rescheduled,
 )
+
+
+class Nap:
+    """What ``trio.Event`` does for any number of tasks, for one. See ``_wake.Nap``."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self) -> None:
+        self._task: Task | None = None
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        self._task = current_task()
+        return wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105  # it is, by this
+
+    def _abort(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+    def wake(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task)
+
+    wake_now = wake  # nobody but trio runs its tasks
 
 
 class WayIn:
@@ -30,9 +56,12 @@ class WayIn:
     calls costs no sockets. All of them wait in one line, whichever way they are announced.
     """
 
-    def __init__(self, token: trio.lowlevel.TrioToken, start_soon: Callable[..., object]) -> None:
-        self._run_sync_soon = token.run_sync_soon
-        self._start_soon: Callable[..., object] | None = start_soon  # None: no short way (any more)
+    make_nap = Nap
+    loop = None  # it cannot be closed under a hub
+
+    def __init__(self, task_group: TaskGroup, _: object = None) -> None:
+        self._run_sync_soon = current_trio_token().run_sync_soon
+        self._task_group: TaskGroup | None = task_group  # None: no short way (any more)
         self._calls: deque[Callable[[], Any]] = deque()
         self._bell: _Bell | None = None
         self._scope: trio.CancelScope | None = None
@@ -44,9 +73,13 @@ class WayIn:
         if bell is None or not bell.ring():
             self._run_sync_soon(self._arrived)
 
+    @staticmethod
+    def name_loop() -> None:
+        """Trio has left a note for the whole thread."""
+
     def _arrived(self) -> None:
-        if self._start_soon is not None:
-            start_soon, self._start_soon = self._start_soon, None
+        if self._task_group is not None:
+            start_soon, self._task_group = self._task_group.start_soon, None
             try:
                 inside, bell = _Bell.pair()
             except OSError:
@@ -74,7 +107,7 @@ class WayIn:
 
     def close(self) -> None:
         """Listen no more; what is called now comes the long way. In the hub's thread."""
-        self._start_soon = self._bell = None
+        self._task_group = self._bell = None
         if self._scope is not None:
             self._scope.cancel()
 
@@ -113,27 +146,3 @@ class _Bell(socket.socket):
             self.close()
         except OSError:
             pass  # somebody has closed its descriptor
-
-
-class Nap:
-    """What ``trio.Event`` does for any number of tasks, for one. See ``_wake.Nap``."""
-
-    __slots__ = ("_task",)
-
-    def __init__(self) -> None:
-        self._task: Task | None = None
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        self._task = current_task()
-        return wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105  # it is, by this
-
-    def _abort(self, _: object) -> Abort:
-        self._task = None
-        return Abort.SUCCEEDED
-
-    def wake(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            reschedule(task)
-
-    wake_now = wake  # nobody but trio runs its tasks

@@ -1,32 +1,49 @@
 """What is different in asyncio and in trio: reaching the loop from any thread, and sleeping in it.
 
-This file knows nothing of mailboxes and hubs. What ``call_soon_here``, ``way_into`` and
-``when_loop_closes`` return may be used from any thread for ever; once the loop is gone, using it
-raises RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, a RuntimeError, too).
+This file knows nothing of mailboxes and hubs. ``call_soon``, wherever it comes from, may be called
+from any thread for ever; once the loop is gone, it raises RuntimeError (asyncio: the loop is
+closed; trio: ``RunFinishedError``, a RuntimeError, too).
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-import weakref
 from collections.abc import Callable, Generator
 from contextvars import Context
-from functools import partial
 from typing import Any, Protocol, TypeAlias, cast
 
+from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
 CallSoon: TypeAlias = Callable[[Callable[[], Any]], object]
+WhenClosed: TypeAlias = Callable[[int], object]
 
 _NEVER = 1000 * 365 * 24 * 3600.0  # in seconds of a loop's clock; asyncio looks at it once a day
 
 
 class WayIn(Protocol):
-    """How a hub has functions called in its event loop, by other threads."""
+    """What a hub needs of the event loop that it lives in."""
 
     @property
-    def call_soon(self) -> CallSoon: ...
+    def call_soon(self) -> CallSoon:
+        """See ``call_soon_here``."""
+        ...
+
+    @property
+    def make_nap(self) -> Callable[[], Nap]:
+        """What a task of this loop calls to sleep."""
+        ...
+
+    @property
+    def name_loop(self) -> Callable[[], object]:
+        """Tell anyio in the current context, outside of any task, which event loop this is."""
+        ...
+
+    @property
+    def loop(self) -> int | None:
+        """What ``when_closed`` is called with if the loop is closed under the hub."""
+        ...
 
     def close(self) -> object:
         """Free what it uses. In the event loop. ``call_soon`` works all the same."""
@@ -51,21 +68,23 @@ def call_soon_here() -> CallSoon:
     return cast("CallSoon", native.run_sync_soon)
 
 
-def way_into(native: Any, start_soon: Callable[..., object]) -> WayIn:
-    """The same for a hub, in whose task group *start_soon* starts a task if that is faster."""
-    if isinstance(native, asyncio.AbstractEventLoop):
-        return _WayIntoAsyncio(native)
-    from . import _trio
+def way_into(task_group: TaskGroup, when_closed: WhenClosed) -> WayIn:
+    """The same for a hub, which has opened *task_group* in this event loop just now."""
+    kind = type(task_group)  # each backend of anyio has its own
+    way: Any = _ways.get(kind)
+    if way is None:
+        if isinstance(native_loop(), asyncio.AbstractEventLoop):
+            way = _WayIntoAsyncio
+        else:
+            from . import _trio
 
-    return _trio.WayIn(native, start_soon)
+            way = _trio.WayIn
+        _ways[kind] = way
+    way_in: WayIn = way(task_group, when_closed)
+    return way_in
 
 
-class _WayIntoAsyncio:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.call_soon: CallSoon = loop.call_soon_threadsafe
-
-    def close(self) -> None:
-        pass
+_ways: dict[type[TaskGroup], Callable[[TaskGroup, WhenClosed], WayIn]] = {}
 
 
 class Nap(Protocol):
@@ -78,15 +97,6 @@ class Nap(Protocol):
 
     def wake_now(self) -> None:
         """The same, and at once if this event loop can do that. To be called outside of tasks."""
-
-
-def nap_in(native: Any) -> Callable[[], Nap]:
-    """Return what makes naps for the tasks of that event loop."""
-    if isinstance(native, asyncio.AbstractEventLoop):
-        return partial(_AsyncioNap, native)
-    from . import _trio
-
-    return _trio.Nap
 
 
 class _AsyncioNap(asyncio.Future[None]):
@@ -104,8 +114,8 @@ class _AsyncioNap(asyncio.Future[None]):
 
     __slots__ = ("_callback", "_context")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
+    def __init__(self) -> None:
+        super().__init__()
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
 
@@ -145,51 +155,63 @@ class _AsyncioNap(asyncio.Future[None]):
         self._context.run(self._callback, self)
 
 
-def loop_namer(native: Any) -> Callable[[], object]:
-    """What tells anyio in the current context, outside of any task, which event loop this is.
+def _name_asyncio() -> None:
+    """See ``WayIn.name_loop``.
 
-    It starts tasks only if it knows. Trio leaves a note for the whole thread, asyncio does not, and
-    newer versions of anyio ask asyncio itself if sniffio is not there.
+    anyio starts tasks only if it knows. Trio leaves a note for the whole thread, asyncio does not,
+    and newer versions of anyio ask asyncio itself if sniffio is not there.
     """
     sniffio: Any = sys.modules.get("sniffio")
-    if sniffio is None or not isinstance(native, asyncio.AbstractEventLoop):
-        return _nothing
-    return partial(sniffio.current_async_library_cvar.set, "asyncio")
+    if sniffio is not None:
+        sniffio.current_async_library_cvar.set("asyncio")
 
 
-def when_loop_closes(native: Any, gone: Callable[[], object]) -> Callable[[], object]:
-    """Call *gone* if this event loop is closed; return a function that calls that off.
+class _WayIntoAsyncio:
+    __slots__ = ("call_soon", "loop")
 
-    An asyncio loop can be stopped and closed while tasks are suspended in it: ``finally`` blocks
-    do not run, and nobody is told. But a loop that is closed lets go of its timers. So we give it
-    one that is never due and watch for its destruction. *gone* runs in the thread that closes the
-    loop. A trio run cannot end before its tasks, so there is nothing to watch.
+    make_nap = _AsyncioNap
+    name_loop = staticmethod(_name_asyncio)
+
+    def __init__(self, _: TaskGroup, when_closed: WhenClosed) -> None:
+        native = asyncio.get_running_loop()
+        self.call_soon: CallSoon = native.call_soon_threadsafe
+        self.loop = watch(native, when_closed)
+
+    def close(self) -> None:
+        pass
+
+
+# -- A loop that is closed under a hub -------------------------------------------------------------
+#
+# An asyncio loop can be stopped and closed while tasks are suspended in it: ``finally`` blocks do
+# not run, and nobody is told. But a loop that is closed, or destroyed, lets go of its timers. So we
+# give each loop that a hub is opened in one that is never due, and watch for its destruction. (A
+# trio run cannot end before its tasks, so there is nothing to watch.)
+
+_watched: dict[int, None] = {}  # the ``id`` of each such loop, as long as its timer is there
+
+
+def watch(native: asyncio.AbstractEventLoop, when_closed: WhenClosed) -> int:
+    """Call *when_closed* with what this returns if this event loop is closed. In the loop.
+
+    It is called in the thread that closes the loop, once for each loop, however often this is.
     """
-    if not isinstance(native, asyncio.AbstractEventLoop):
-        return _nothing
-    watching = [gone]
-    timer = weakref.ref(native.call_at(_NEVER, _Witness(watching)))  # the loop alone holds it
-
-    def call_off() -> None:
-        watching.clear()  # first: cancelling destroys the witness, too
-        handle = timer()
-        if handle is not None:
-            handle.cancel()
-
-    return call_off
+    loop = id(native)  # nobody else's until the loop is destroyed, which destroys its timers first
+    if loop not in _watched:
+        _watched[loop] = None
+        # In a context of its own, or it would hold what is in the task's for as long.
+        native.call_at(_NEVER, _Witness(loop, when_closed), context=Context())  # the loop holds it
+    return loop
 
 
 class _Witness:
-    def __init__(self, watching: list[Callable[[], object]]) -> None:
-        self._watching = watching
+    def __init__(self, loop: int, when_closed: WhenClosed) -> None:
+        self._loop = loop
+        self._when_closed = when_closed
 
     def __call__(self) -> None:
         pass
 
-    def __del__(self) -> None:
-        for gone in self._watching:
-            gone()
-
-
-def _nothing() -> None:
-    pass
+    def __del__(self, _watched: dict[int, None] = _watched) -> None:
+        _watched.pop(self._loop, None)
+        self._when_closed(self._loop)

@@ -224,9 +224,9 @@ def nothing_left_behind(
         if not mailbox.swept:
             found.append(f"{name!r} is open")
         for what, count, allowed in (
-            ("dropped", mailbox.dropped.value, dropped),
-            ("undelivered", mailbox.undelivered.value, undelivered),
-            ("errors", mailbox.errors.value, errors),
+            ("dropped", mailbox.counts["dropped"].value, dropped),
+            ("undelivered", mailbox.counts["undelivered"].value, undelivered),
+            ("errors", mailbox.counts["errors"].value, errors),
         ):
             if count and not allowed:
                 found.append(f"{name!r} has {what}: {count}")
