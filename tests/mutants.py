@@ -77,8 +77,8 @@ MUTANTS = [
         "P1",
         "a forked child takes the hub for its own",
         "_ending",
-        "            mailbox.forget()\n",
-        "            pass\n",
+        "        mailbox.forget()\n",
+        "        pass\n",
         "test_ending.py::test_a_forked_child_has_a_dead_hub_and_the_parent_does_not_notice",
     ),
     Mutant(

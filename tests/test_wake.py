@@ -24,7 +24,7 @@ from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio._ending import abandon_those_in, unwatch
-from dss_anyio._wake import Nap, WayIn, call_soon_here, watch, way_into
+from dss_anyio._wake import Nap, WayIn, call_soon_here, watch_loop, way_into
 from dss_anyio.testing import eventually, threads, until
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
@@ -469,7 +469,7 @@ def test_closing_the_loop_tells_once_and_at_once_in_the_thread_that_closes_it(
         told.append((closed, threading.current_thread()))
 
     async def main() -> set[int]:
-        return {watch(asyncio.get_running_loop(), tell) for _ in range(3)}
+        return {watch_loop(asyncio.get_running_loop(), tell) for _ in range(3)}
 
     [watched] = loop.run_until_complete(main())
     assert told == []
@@ -488,7 +488,7 @@ def test_each_loop_is_watched_also_one_at_the_address_of_another(
     told: list[int] = []
 
     async def main() -> int:
-        return watch(asyncio.get_running_loop(), told.append)
+        return watch_loop(asyncio.get_running_loop(), told.append)
 
     watched: list[int] = []
     for _ in range(20):

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ._errors import hub_gone, other_process
@@ -181,20 +182,28 @@ def unwatch(
     _open_mailboxes.pop(watched, None)
 
 
-def abandon_those_in(
-    loop: int, _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes
-) -> None:
-    """End the hubs in the event loop *loop*, which was closed under them: see ``_wake``."""
+def _watched_ones(
+    _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes,  # as above
+) -> Iterator[Mailbox]:
     for ref in list(_open_mailboxes):
         mailbox = ref()
-        if mailbox is not None and mailbox.way_in is not None and mailbox.way_in.loop == loop:
+        if mailbox is not None:
+            yield mailbox
+
+
+def abandon_those_in(
+    loop: int,
+    _watched_ones: Callable[[], Iterator[Mailbox]] = _watched_ones,  # as above
+) -> None:
+    """End the hubs in the event loop *loop*, which was closed under them: see ``_wake``."""
+    for mailbox in _watched_ones():
+        if mailbox.way_in is not None and mailbox.way_in.loop == loop:
             abandon(mailbox)
 
 
 def open_hubs() -> list[Any]:
     """The hubs of this process whose end is not complete, oldest first. From any thread."""
-    mailboxes = [ref() for ref in list(_open_mailboxes)]
-    hubs = [mailbox.hub() for mailbox in mailboxes if mailbox is not None and not mailbox.swept]
+    hubs = [mailbox.hub() for mailbox in _watched_ones() if not mailbox.swept]
     return [hub for hub in hubs if hub is not None]
 
 
@@ -215,10 +224,7 @@ def _at_exit() -> None:
     A thread that waits for a hub that nobody serves any more would never be joined. A hub in
     another thread that Python is about to join ends in its own time.
     """
-    for ref in list(_open_mailboxes):
-        mailbox = ref()
-        if mailbox is None:
-            continue
+    for mailbox in _watched_ones():
         home = mailbox.home
         if home is None or home.daemon or home is threading.main_thread() or not home.is_alive():
             mailbox.end(hub_gone)
@@ -229,10 +235,8 @@ def _at_exit() -> None:
 
 
 def _after_fork_in_child() -> None:
-    for ref in list(_open_mailboxes):
-        mailbox = ref()
-        if mailbox is not None:
-            mailbox.forget()
+    for mailbox in _watched_ones():
+        mailbox.forget()
     _open_mailboxes.clear()
 
 

@@ -95,7 +95,7 @@ openings: list[Callable[[Face[Any]], object]] = []  # told of each hub that is o
 class Face(Generic[T_Item]):
     """A hub without its way of receiving."""
 
-    _task_group: TaskGroup | None = None
+    _task_group: TaskGroup | None = None  # of an open hub that has an event loop
 
     def __init__(
         self,
@@ -104,15 +104,25 @@ class Face(Generic[T_Item]):
         name: str | None,
         on_error: OnError | None,
     ) -> None:
-        if type(max_buffer_size) is not int or not 0 <= max_buffer_size <= _MOST_PLACES:
-            check_size(max_buffer_size)
+        if max_buffer_size != math.inf and not (
+            isinstance(max_buffer_size, int) and not isinstance(max_buffer_size, bool)
+        ):
+            raise ValueError(
+                f"max_buffer_size must be an integer or math.inf, not {max_buffer_size!r}"
+            )
+        if max_buffer_size < 0:
+            raise ValueError(f"max_buffer_size must not be negative, got {max_buffer_size}")
+        if _MOST_PLACES < max_buffer_size < math.inf:
+            raise ValueError(
+                f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
+                f"for each place, got {max_buffer_size}; math.inf sets no limit"
+            )
         if overflow not in OVERFLOWS:
             raise ValueError(f"overflow must be one of {OVERFLOWS}, not {overflow!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
-        if on_error is not None:
-            check_callable("on_error", on_error)
-        self.name: str = f"hub-{next(_numbers)}" if name is None else name
+        check_callable("on_error", on_error)
+        self.name: str = name if name is not None else f"hub-{next(_numbers)}"
         self._on_error = on_error
         self._mailbox = Mailbox(max_buffer_size, overflow)
         self._left_open = False  # True from its opening until somebody begins to end it
@@ -435,20 +445,6 @@ def tell_reports(mailbox: Mailbox, on_error: OnError | None) -> None:
     while mailbox.reports:
         source, exc = mailbox.reports.pop(0)
         tell(on_error, exc, source)
-
-
-def check_size(max_buffer_size: float) -> None:
-    if max_buffer_size != math.inf and not (
-        isinstance(max_buffer_size, int) and not isinstance(max_buffer_size, bool)
-    ):
-        raise ValueError(f"max_buffer_size must be an integer or math.inf, not {max_buffer_size!r}")
-    if max_buffer_size < 0:
-        raise ValueError(f"max_buffer_size must not be negative, got {max_buffer_size}")
-    if _MOST_PLACES < max_buffer_size < math.inf:
-        raise ValueError(
-            f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
-            f"for each place, got {max_buffer_size}; math.inf sets no limit"
-        )
 
 
 def check_callable(what: str, value: object) -> None:

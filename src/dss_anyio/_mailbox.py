@@ -1126,7 +1126,6 @@ class Mailbox:
         for lane in list(self.queues):
             self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
             lane.source.lanes.clear()  # a lane refers to its source: for the same reason
-        self.own.lanes.clear()
 
     def _hand_back_all(self) -> None:
         while True:

@@ -57,9 +57,9 @@ class WayIn:
     """
 
     make_nap = Nap
-    loop = None  # it cannot be closed under a hub
+    loop: int | None = None  # it cannot be closed under a hub
 
-    def __init__(self, task_group: TaskGroup, _: object = None) -> None:
+    def __init__(self, task_group: TaskGroup, _: object) -> None:
         self._run_sync_soon = current_trio_token().run_sync_soon
         self._task_group: TaskGroup | None = task_group  # None: no short way (any more)
         self._calls: deque[Callable[[], Any]] = deque()

@@ -71,7 +71,7 @@ def call_soon_here() -> CallSoon:
 def way_into(task_group: TaskGroup, when_closed: WhenClosed) -> WayIn:
     """The same for a hub, which has opened *task_group* in this event loop just now."""
     kind = type(task_group)  # each backend of anyio has its own
-    way: Any = _ways.get(kind)
+    way = _ways.get(kind)
     if way is None:
         if isinstance(native_loop(), asyncio.AbstractEventLoop):
             way = _WayIntoAsyncio
@@ -80,8 +80,7 @@ def way_into(task_group: TaskGroup, when_closed: WhenClosed) -> WayIn:
 
             way = _trio.WayIn
         _ways[kind] = way
-    way_in: WayIn = way(task_group, when_closed)
-    return way_in
+    return way(task_group, when_closed)
 
 
 _ways: dict[type[TaskGroup], Callable[[TaskGroup, WhenClosed], WayIn]] = {}
@@ -167,15 +166,13 @@ def _name_asyncio() -> None:
 
 
 class _WayIntoAsyncio:
-    __slots__ = ("call_soon", "loop")
-
     make_nap = _AsyncioNap
     name_loop = staticmethod(_name_asyncio)
 
     def __init__(self, _: TaskGroup, when_closed: WhenClosed) -> None:
         native = asyncio.get_running_loop()
         self.call_soon: CallSoon = native.call_soon_threadsafe
-        self.loop = watch(native, when_closed)
+        self.loop: int | None = watch_loop(native, when_closed)
 
     def close(self) -> None:
         pass
@@ -191,10 +188,10 @@ class _WayIntoAsyncio:
 _watched: dict[int, None] = {}  # the ``id`` of each such loop, as long as its timer is there
 
 
-def watch(native: asyncio.AbstractEventLoop, when_closed: WhenClosed) -> int:
+def watch_loop(native: asyncio.AbstractEventLoop, when_closed: WhenClosed) -> int:
     """Call *when_closed* with what this returns if this event loop is closed. In the loop.
 
-    It is called in the thread that closes the loop, once for each loop, however often this is.
+    It is called in the thread that closes the loop; only the first one's, however many watch it.
     """
     loop = id(native)  # nobody else's until the loop is destroyed, which destroys its timers first
     if loop not in _watched:
