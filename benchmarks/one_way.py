@@ -222,14 +222,14 @@ async def anyio_token(size: float) -> AsyncIterator[Way]:
         yield way
 
 
-CONTENDERS: dict[str, Contender] = {
-    "hub": hub,
-    "hub.receive": hub_receive,
+CONTENDERS: dict[str, Contender] = {  # with what is compared side by side
     "hub, batches": hub_batches,
     "hub, lots": hub_lots,
+    "hub": hub,
+    "aiologic": aiologic,
+    "hub.receive": hub_receive,
     "hub, source": hub_source,
     "hub.serve": hub_serve,
-    "aiologic": aiologic,
     "culsans": culsans,
     "janus": janus,
     "loop's own": loops_own,

@@ -69,7 +69,7 @@ MUTANTS = [
         "P1",
         "a hub that is garbage does not end",
         "_face",
-        "            _abandon(self._mailbox)\n",
+        "            _abandon(mailbox)\n",
         "            pass\n",
         "test_ending.py::test_no_thread_is_left_behind_by_a_hub_that_is_garbage",
     ),
@@ -106,6 +106,14 @@ MUTANTS = [
 """,
         "",
         "test_request.py::test_a_request_is_received_or_released_if_the_stream_ends_at_any_bytecode_of_asking",
+    ),
+    Mutant(
+        "P1",
+        "a hub is left without its tasks",
+        "_hub",
+        "            if exc_val is None and not mailbox.has_tasks:\n",
+        "            if exc_val is None:\n",
+        "test_hub.py::test_tasks_of_a_hub_live_as_long_as_the_hub",
     ),
     Mutant(
         "P2",
@@ -150,7 +158,7 @@ MUTANTS = [
         "P2",
         "an item that comes after the last sweep is forgotten",
         "_mailbox",
-        "        self.bell[None] = partial(_sweep, ref(self))\n",
+        "        self.bell[None] = Mailbox.sweep\n",
         "",
         "test_mailbox.py::test_an_item_that_was_on_its_way_when_the_mailbox_ended_goes_back",
     ),
@@ -162,7 +170,7 @@ MUTANTS = [
                     try:
                         take_place()
                     except IndexError:
-                        return otherwise(item)
+                        return otherwise(self, lane, item)
 """,
         "",
         "test_mailbox.py::test_a_hub_takes_exactly_as_many_items_as_it_has_places",
@@ -263,7 +271,7 @@ MUTANTS = [
         "the bell stays armed for the next sender",
         "_mailbox",
         "\n                    ring = take_bell(None, None)\n",
-        "\n                    ring = bell.get(None)\n",
+        "\n                    ring = self.bell.get(None)\n",
         "test_wake.py::test_a_burst_of_100_000_items_wakes_once",
     ),
     Mutant(
@@ -296,7 +304,7 @@ MUTANTS = [
         "P4",
         "an exception that a signal handler raises at the bell costs the wake",
         "_mailbox",
-        "            self.bell.setdefault(None, self._ring)()\n",
+        "            self.bell.setdefault(None, self._ring)(self)\n",
         "            pass\n",
         "test_polled.py::test_wherever_a_signal_handler_raises_in_a_sender_the_hub_is_not_deaf",
     ),
@@ -416,8 +424,8 @@ MUTANTS = [
         "P6",
         "Python exits while another thread ends a hub",
         "_ending",
-        "                ending.done.wait(ending.deadline - time.monotonic())\n",
-        "                pass\n",
+        "        ending.done.wait(ending.deadline - time.monotonic())\n",
+        "        pass\n",
         "test_ending.py::test_python_does_not_exit_while_a_library_of_a_closed_loop_is_being_stopped",
     ),
     Mutant(

@@ -231,8 +231,8 @@ def test_a_hub_is_opened_used_once_and_closed_within_so_many_steps(backend: str)
         return count
 
     count = anyio.run(main, backend=backend)
-    assert count.calls <= 40
-    assert count.bytecodes <= 1150
+    assert count.calls <= 28
+    assert count.bytecodes <= 800
 
 
 def end_of_the_hub(hub: dss.PolledHub[int], _: dss.Portal[int]) -> None:

@@ -35,7 +35,8 @@ import dss_anyio as dss
 from dss_anyio import _ending
 from dss_anyio._ending import end_source, end_sources
 from dss_anyio._errors import hub_gone
-from dss_anyio._mailbox import Blocked, Lane, Mailbox, Source
+from dss_anyio._lane import Blocked, Lane, Source
+from dss_anyio._mailbox import Mailbox
 from dss_anyio.testing import threads, until
 
 if sys.version_info < (3, 11):

@@ -101,9 +101,9 @@ async def test_a_hub_that_has_ended_is_freed_without_the_collector(
             hub.register("source").send(1)
             hub.portal.send(2)
             assert await hub.receive() == 1
-        mailbox = weakref.ref(hub._mailbox)
+        queue = weakref.ref(hub._mailbox.items)
         del hub
-        await eventually(lambda: mailbox() is None)  # the thread that has ended it leaves
+        await eventually(lambda: queue() is None)  # the thread that has ended it leaves
     finally:
         gc.enable()
 
@@ -170,6 +170,59 @@ async def test_a_cancelled_scope_around_the_hub_catches_its_cancellation() -> No
             await hub.receive()
     assert scope.cancelled_caught
     assert not hub.portal.offer(1)
+
+
+async def test_leaving_a_hub_lets_the_event_loop_run_and_leaves_its_scope() -> None:
+    """Whether it has a task of its own or not."""
+    for starts_a_task in (False, True):
+        ran: list[str] = []
+
+        async def run(ran: list[str] = ran) -> None:
+            ran.append("ran")
+
+        async with anyio.create_task_group() as tasks:
+            with anyio.CancelScope() as scope:
+                tasks.start_soon(run)
+                for _ in range(2):  # trio runs those that are ready in any order
+                    async with dss.open_hub[int]() as hub:
+                        if starts_a_task:
+                            hub.task_group.start_soon(anyio.sleep, 0)
+                assert ran == ["ran"]
+                tasks.cancel_scope.deadline = anyio.current_time() + 10
+                scope.cancel()
+                await anyio.sleep_forever()
+            assert scope.cancelled_caught
+
+
+async def test_a_hub_that_is_left_in_a_cancelled_scope_ends_as_any_other() -> None:
+    handed_back: list[int] = []
+    stopped: list[str] = []
+    with anyio.CancelScope() as scope:
+        async with dss.open_hub[int]() as hub:
+            portal = hub.register(
+                "library",
+                cancel=lambda: stopped.append("stopped"),
+                on_undelivered=handed_back.append,
+            )
+            portal.send(1)
+            scope.cancel()
+        await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert (stopped, handed_back) == (["stopped"], [1])
+
+
+async def test_a_hub_that_ends_or_has_ended_gives_its_task_group_to_nobody() -> None:
+    """Or nobody would wait for the tasks in it."""
+    async with anyio.create_task_group() as tasks:
+
+        async def want_it() -> None:
+            with pytest.raises(RuntimeError, match="not open"):
+                hub.task_group  # noqa: B018
+
+        async with dss.open_hub[int]() as hub:
+            tasks.start_soon(want_it)
+        with pytest.raises(RuntimeError, match="not open"):
+            hub.task_group  # noqa: B018
 
 
 # -- what leaves the block -------------------------------------------------------------------------

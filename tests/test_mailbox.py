@@ -20,9 +20,11 @@ import pytest
 from bytecodes import run_interrupted
 
 import dss_anyio as dss
+from dss_anyio._bounds import FEW_PLACES, MANY_PLACES
 from dss_anyio._counter import Counter
 from dss_anyio._errors import hub_gone, portal_aborted, portal_closed
-from dss_anyio._mailbox import FEW_PLACES, MANY_PLACES, MOST_REPORTS, Blocked, Lane, Mailbox, Source
+from dss_anyio._lane import UNREGISTERED, Blocked, Lane, Source
+from dss_anyio._mailbox import MOST_REPORTS, Mailbox
 from dss_anyio.testing import threads, until
 
 POLICIES = ["block", "drop_oldest", "drop_newest"]
@@ -312,6 +314,55 @@ def test_each_way_to_send_finds_the_places_that_are_made_late(call: str) -> None
     anyio.run(main)
 
 
+# -- the end, at any bytecode ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", ["enter", "end"])
+def test_the_first_one_that_waits_is_released_if_the_end_comes_at_any_bytecode(act: str) -> None:
+    """Guards ``end``: the refusal is written first, and then comes the look at who is there."""
+    released: list[str] = []
+
+    def make() -> Mailbox:
+        released.clear()
+        mailbox = Mailbox(1, "block")
+        mailbox.put(mailbox.root, "queued")
+        return mailbox
+
+    def enter(mailbox: Mailbox) -> None:
+        if mailbox.root.refusal is None:
+            blocked = Blocked(mailbox.root, "item", "send", lambda: released.append("released"))
+            mailbox.wait_for_room(blocked)
+        else:
+            released.append("refused")
+
+    def end(mailbox: Mailbox) -> None:
+        mailbox.end(hub_gone)
+
+    steps = (enter, end) if act == "enter" else (end, enter)
+    for mailbox in at_each_bytecode(make, *steps):
+        assert released
+        assert mailbox.lanes == {}
+
+
+def test_a_portal_that_is_opened_at_any_bytecode_of_the_end_is_closed() -> None:
+    lanes: list[Lane] = []
+
+    def make() -> Mailbox:
+        lanes.clear()
+        return Mailbox(1, "block")
+
+    def open_lane(mailbox: Mailbox) -> None:
+        lanes.append(mailbox.open_lane(Source("source")))
+
+    def end(mailbox: Mailbox) -> None:
+        mailbox.end(hub_gone)
+
+    for steps in itertools.permutations([open_lane, end]):
+        for mailbox in at_each_bytecode(make, *steps):
+            assert lanes[0].refusal is hub_gone
+            assert mailbox.lanes == {}
+
+
 # -- what a full hub does --------------------------------------------------------------------------
 
 
@@ -435,17 +486,17 @@ def test_each_item_ends_once_while_many_threads_overflow_the_hub(
 @pytest.mark.parametrize("queued", [0, 1, 2])
 @pytest.mark.parametrize("intrusion", ["put", "take", "take_many"])
 def test_each_item_ends_once_if_another_call_comes_at_any_bytecode_of_an_overflow(
-    intrusion: str, queued: int
+    intrusion: str, queued: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards ``_overflow``: who takes an entry out of the queue, and nobody else, drops it."""
     handed_back: list[str] = []
     received: list[str] = []
+    monkeypatch.setattr(UNREGISTERED, "on_undelivered", handed_back.append)
 
     def make() -> Mailbox:
         handed_back.clear()
         received.clear()
         mailbox = Mailbox(2, "drop_oldest")
-        mailbox.own.on_undelivered = handed_back.append
         for number in range(queued):
             mailbox.put(mailbox.root, f"queued {number}")
         return mailbox
@@ -545,13 +596,13 @@ def test_what_send_many_puts_in_one_go_stays_together(portal: str) -> None:
 def test_the_first_item_rings_the_bell_and_the_others_do_not() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
-    mailbox.arm(lambda: rings.append("rung"))
+    mailbox.arm(lambda _: rings.append("rung"))
     for item in range(100):
         mailbox.put(mailbox.root, item)
     mailbox.put_many(mailbox.root, [1, 2, 3], 0)
     assert rings == ["rung"]
     assert not mailbox.disarm(), "whoever took it has called it"
-    mailbox.arm(lambda: rings.append("rung again"))
+    mailbox.arm(lambda _: rings.append("rung again"))
     mailbox.put_many(mailbox.root, [1, 2, 3], 0)
     assert rings == ["rung", "rung again"]
 
@@ -559,7 +610,7 @@ def test_the_first_item_rings_the_bell_and_the_others_do_not() -> None:
 def test_a_bell_that_was_disarmed_does_not_ring() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
-    mailbox.arm(lambda: rings.append("rung"))
+    mailbox.arm(lambda _: rings.append("rung"))
     assert mailbox.disarm()
     assert not mailbox.disarm()
     mailbox.put(mailbox.root, "item")
@@ -572,7 +623,7 @@ def test_the_bell_rings_when_the_item_is_there(policy: str) -> None:
     mailbox = Mailbox(1, policy)  # type: ignore[arg-type]
     seen: list[int] = []
     for lane in (mailbox.root, mailbox.open_lane(Source("source"))):
-        mailbox.arm(lambda: seen.append(len(mailbox)))
+        mailbox.arm(lambda _: seen.append(len(mailbox)))
         assert mailbox.put(lane, "item")
         mailbox.take()
     assert seen == [1, 1]
@@ -583,7 +634,7 @@ def test_a_ring_that_failed_is_left_to_the_next_item() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
 
-    def ring() -> None:
+    def ring(_: Mailbox) -> None:
         rings.append("rung")
         if len(rings) < 3:
             raise MemoryError
@@ -599,7 +650,7 @@ def test_a_ring_that_ctrl_c_has_struck_is_repeated() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
 
-    def ring() -> None:
+    def ring(_: Mailbox) -> None:
         rings.append("rung")
         if len(rings) == 1:
             raise KeyboardInterrupt
@@ -615,7 +666,7 @@ def test_the_bell_rings_when_the_last_portal_is_closed() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
     lane = mailbox.open_lane(Source("source"))
-    mailbox.arm(lambda: rings.append("rung"))
+    mailbox.arm(lambda _: rings.append("rung"))
     mailbox.close_lane(mailbox.root, portal_closed)
     assert rings == []
     mailbox.close_lane(lane, portal_closed)
@@ -629,7 +680,7 @@ def test_the_bell_rings_once_if_another_item_comes_at_any_bytecode_of_put() -> N
     def make() -> Mailbox:
         rings.clear()
         mailbox = Mailbox(math.inf, "block")
-        mailbox.arm(lambda: rings.append(len(mailbox)))
+        mailbox.arm(lambda _: rings.append(len(mailbox)))
         return mailbox
 
     for act, intrude in itertools.permutations(
@@ -653,7 +704,7 @@ def test_no_ring_is_lost_at_any_bytecode_of_arming_and_looking(intrusion: str) -
         return Mailbox(math.inf, "block")
 
     def sleep(mailbox: Mailbox) -> None:
-        mailbox.arm(lambda: rings.append("rung"))
+        mailbox.arm(lambda _: rings.append("rung"))
         seen.append(len(mailbox))
 
     intrude: dict[str, Callable[[Mailbox], object]] = {
@@ -1122,20 +1173,20 @@ def test_an_item_that_was_on_its_way_when_the_mailbox_ended_goes_back(
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("portal", ["hub's own", "source's"])
 def test_each_item_ends_once_if_the_end_comes_at_any_bytecode_of_put(
-    policy: str, portal: str
+    policy: str, portal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards ``sweep``: the bell is put before the last look at the queue."""
     handed_back: list[str] = []
     lanes: list[Lane] = []
     accepted: list[bool] = []
+    source = UNREGISTERED if portal == "hub's own" else Source("source")
+    monkeypatch.setattr(source, "on_undelivered", handed_back.append)
 
     def make() -> Mailbox:
         handed_back.clear()
         accepted.clear()
         mailbox = Mailbox(2, policy)  # type: ignore[arg-type]
-        mailbox.own.on_undelivered = handed_back.append
-        own = portal == "hub's own"
-        lanes[:] = [mailbox.root if own else mailbox.open_lane(mailbox.own)]
+        lanes[:] = [mailbox.root if source is UNREGISTERED else mailbox.open_lane(source)]
         mailbox.put(lanes[0], "queued")
         return mailbox
 

@@ -499,6 +499,14 @@ def test_a_send_that_gets_room_in_time_is_accepted(name: str, timeout: float | N
         assert hub.poll() == ["item"]
 
 
+def test_a_timeout_without_its_name_is_refused_and_sends_nothing() -> None:
+    with dss.open_polled_hub[str]() as hub:
+        for timeout in (1.5, 0, "item"):
+            with pytest.raises(TypeError, match=f"did you mean timeout={timeout!r}"):
+                hub.portal.send("item", timeout)  # type: ignore[misc]
+        assert len(hub) == 0
+
+
 @pytest.mark.parametrize("state", ["with room", "full", "ended"])
 @pytest.mark.parametrize("name", TIMED)
 def test_a_timeout_that_cannot_be_is_refused_whatever_the_hub_is_like(

@@ -32,7 +32,7 @@ from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError, _mailbox
-from dss_anyio._mailbox import Blocked
+from dss_anyio._lane import Blocked
 from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio

@@ -114,7 +114,7 @@ def test_calls_keep_their_order_while_the_short_way_opens() -> None:
                     ran.append(1)
                     way_in.call_soon(lambda: ran.append(3))
 
-                way_in = _trio.WayIn(cast("TaskGroup", Tasks()), None)
+                way_in = _trio.WayIn(cast("TaskGroup", Tasks()))
                 way_in.call_soon(first)
                 while len(ran) < 3:
                     await anyio.sleep(0)

@@ -24,7 +24,7 @@ from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio._ending import abandon_those_in, unwatch
-from dss_anyio._wake import Nap, WayIn, call_soon_here, watch_loop, way_into
+from dss_anyio._wake import CallSoon, Nap, WayIn, call_soon_here, watch_loop, way_into
 from dss_anyio.testing import eventually, threads, until
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
@@ -403,7 +403,7 @@ def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
 
     async def main() -> None:
         for at in count():
-            nap = (await way_in_here()).make_nap()
+            nap = (await way_into_this())[0].make_nap()
             task = asyncio.ensure_future(sleep(nap))
             await asyncio.sleep(0)
             interrupted: list[bool] = []
@@ -424,14 +424,14 @@ def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
     assert outcomes[-1] == "woken"  # not at all
 
 
-async def way_in_here() -> WayIn:
+async def way_into_this() -> tuple[WayIn, CallSoon, int | None]:
     async with anyio.create_task_group() as tasks:
         return way_into(tasks, abandon_those_in)
 
 
 @pytest.mark.anyio
 async def test_a_nap_that_nobody_sleeps_or_that_was_cancelled_is_woken_to_no_effect() -> None:
-    make_nap = (await way_in_here()).make_nap
+    make_nap = (await way_into_this())[0].make_nap
     for way in ("wake", "wake_now"):
         getattr(make_nap(), way)()
         nap = make_nap()
@@ -552,7 +552,8 @@ def test_the_watch_holds_nothing_of_the_task_that_has_begun_it(
 
 def test_a_trio_run_cannot_end_before_its_tasks_and_is_not_watched() -> None:
     async def main() -> None:
-        assert (await way_in_here()).loop is None
+        _, _, loop = await way_into_this()
+        assert loop is None
 
     anyio.run(main, backend="trio")
 
@@ -611,8 +612,7 @@ def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
     async def main() -> None:
         async with dss.open_hub[int]() as hub:
             hubs.append(hub)
-            assert hub._watched is not None
-            unwatch(hub._watched)  # nobody tells us
+            unwatch(hub._mailbox.hub, None)  # nobody tells us
             await hub.receive()
 
     task: Any = loop.create_task(main())

@@ -10,7 +10,7 @@ from ._errors import NoReplyError
 from ._face import BlockedCall, HubStatistics
 from ._feed import Feed, FeedStatistics
 from ._hub import Hub, OpenSource, open_hub
-from ._mailbox import SourceStatistics
+from ._lane import SourceStatistics
 from ._polled import PolledHub, open_polled_hub
 from ._portal import Portal
 from ._receiver import Receiver

@@ -15,7 +15,8 @@ from anyio.lowlevel import checkpoint
 from ._calling import begin_call, check_coroutine_function, check_function
 from ._counter import Counters
 from ._errors import RAISE, NoReplyError, would_deadlock
-from ._mailbox import Lane, Mailbox
+from ._lane import Lane
+from ._mailbox import Mailbox
 from ._request import Question
 from ._waiting import acquire, check_timeout, result
 from ._wake import call_soon_here

@@ -58,7 +58,7 @@ def _call(
             question.settle("answered", result)
     except BaseException as exc:
         question.fail(exc)
-        if not isinstance(exc, Exception) and mailbox.task_group is None:
+        if not isinstance(exc, Exception) and mailbox.way_in is None:
             raise  # Ctrl-C in a poll() is its caller's as well
 
 
@@ -79,7 +79,7 @@ def check_function(func: object) -> None:
 
 def check_coroutine_function(mailbox: Mailbox) -> None:
     """Raise if the hub can have no tasks. Before a function is called to no purpose."""
-    if mailbox.task_group is None:
+    if mailbox.way_in is None:
         raise no_event_loop() if mailbox.call_soon is not None else not_open()
 
 

@@ -32,7 +32,8 @@ from anyio import BrokenResourceError, ClosedResourceError
 
 from ._ending import LEAVE_TIMEOUT
 from ._errors import portal_aborted, portal_closed, would_deadlock
-from ._mailbox import NOTHING, Mailbox, Source
+from ._lane import Source
+from ._mailbox import NOTHING, Mailbox
 from ._portal import Portal
 from ._request import Ending, Question
 from ._waiting import SLICE

@@ -29,7 +29,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from ._errors import hub_gone, other_process
-from ._mailbox import Mailbox, Source
+from ._lane import Source
+from ._mailbox import Mailbox
 from ._waiting import join
 from ._worker import start_daemon
 
@@ -160,35 +161,35 @@ def _what_it_waits_for(thread: threading.Thread) -> str:
 
 # -- The ways out that run no ``finally`` ----------------------------------------------------------
 
-_open_mailboxes: dict[weakref.ref[Mailbox], None] = {}
+_watched: dict[Callable[[], Any], None] = {}  # weak references to hubs
+_orphans: dict[Mailbox, object] = {}  # their hubs may be gone, and a thread of ours ends them
 
 
-def watch(mailbox: Mailbox) -> weakref.ref[Mailbox]:
-    """End *mailbox* with its loop or the process; forget it in a forked child.
+# ``unwatch(watch(hub), None)`` calls it off; a second call does nothing. Whoever ends a hub does
+# that, or else its destructor.
+unwatch = _watched.pop
 
-    Returns what ``unwatch`` takes.
+
+def watch(hub: Any) -> Callable[[], Any]:
+    """End *hub* with its loop or the process; forget it in a forked child.
+
+    Returns a weak reference to it.
     """
-    watched = weakref.ref(mailbox, unwatch)
-    _open_mailboxes[watched] = None
+    watched = weakref.ref(hub)
+    _watched[watched] = None
     return watched
 
 
-def unwatch(
-    watched: weakref.ref[Mailbox],
-    # A module may be torn down before its last object, and then its globals are None.
-    _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes,
-) -> None:
-    """Call that off. A second call does nothing."""
-    _open_mailboxes.pop(watched, None)
-
-
 def _watched_ones(
-    _open_mailboxes: dict[weakref.ref[Mailbox], None] = _open_mailboxes,  # as above
+    # A module may be torn down before its last object, and then its globals are None.
+    _watched: dict[Callable[[], Any], None] = _watched,
+    _orphans: dict[Mailbox, object] = _orphans,
 ) -> Iterator[Mailbox]:
-    for ref in list(_open_mailboxes):
-        mailbox = ref()
-        if mailbox is not None:
-            yield mailbox
+    for watched in list(_watched):
+        hub = watched()
+        if hub is not None:
+            yield hub._mailbox
+    yield from list(_orphans)
 
 
 def abandon_those_in(
@@ -197,14 +198,14 @@ def abandon_those_in(
 ) -> None:
     """End the hubs in the event loop *loop*, which was closed under them: see ``_wake``."""
     for mailbox in _watched_ones():
-        if mailbox.way_in is not None and mailbox.way_in.loop == loop:
+        if mailbox.loop == loop:
             abandon(mailbox)
 
 
 def open_hubs() -> list[Any]:
     """The hubs of this process whose end is not complete, oldest first. From any thread."""
-    hubs = [mailbox.hub() for mailbox in _watched_ones() if not mailbox.swept]
-    return [hub for hub in hubs if hub is not None]
+    hubs = [watched() for watched in list(_watched)]
+    return [hub for hub in hubs if hub is not None and not hub._mailbox.swept]
 
 
 def abandon(mailbox: Mailbox) -> None:
@@ -212,10 +213,26 @@ def abandon(mailbox: Mailbox) -> None:
     mailbox.end(hub_gone)
     if mailbox.refusal is other_process:
         return
-    if mailbox.sources or mailbox.stopping or mailbox.items:
-        start_daemon(lambda: end_sources(mailbox), "dss_anyio: ending an abandoned hub")
-    elif not mailbox.ending:
+    if mailbox.sources or mailbox.stopping or mailbox.items or mailbox.ending:
+        mine = object()
+        if _orphans.setdefault(mailbox, mine) is mine:
+            start_daemon(lambda: _end_orphan(mailbox), "dss_anyio: ending an abandoned hub")
+    else:
         mailbox.sweep()
+
+
+def _end_orphan(mailbox: Mailbox) -> None:
+    try:
+        _see_to_the_end(mailbox)
+    finally:
+        _orphans.pop(mailbox, None)
+
+
+def _see_to_the_end(mailbox: Mailbox) -> None:
+    end_sources(mailbox)
+    ending = mailbox.ending.get(None)  # perhaps in another thread, a daemon
+    if ending is not None:
+        ending.done.wait(ending.deadline - time.monotonic())
 
 
 def _at_exit() -> None:
@@ -228,16 +245,14 @@ def _at_exit() -> None:
         home = mailbox.home
         if home is None or home.daemon or home is threading.main_thread() or not home.is_alive():
             mailbox.end(hub_gone)
-            end_sources(mailbox)
-            ending = mailbox.ending.get(None)  # perhaps in another thread, a daemon
-            if ending is not None:
-                ending.done.wait(ending.deadline - time.monotonic())
+            _see_to_the_end(mailbox)
 
 
 def _after_fork_in_child() -> None:
     for mailbox in _watched_ones():
         mailbox.forget()
-    _open_mailboxes.clear()
+    _watched.clear()
+    _orphans.clear()
 
 
 if sys.platform != "win32":

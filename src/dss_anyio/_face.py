@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import threading
 import time
@@ -16,12 +15,14 @@ from weakref import WeakMethod, ref
 from anyio.abc import TaskGroup
 
 from ._api import Api1, Api2
+from ._bounds import Overflow
 from ._darksidesync import DarkSideSync
 from ._ending import abandon, unwatch, watch
 from ._errors import senders_closed
 from ._feed import Feed
-from ._mailbox import OVERFLOWS, Mailbox, Overflow, Source, SourceStatistics
-from ._portal import Portal
+from ._lane import Source, SourceStatistics
+from ._mailbox import Mailbox
+from ._portal import Portal, open_portal
 from ._request import ENDINGS, RequestStatistics
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if sys.version_info < (3, 11):
 
 OnError: TypeAlias = Callable[[BaseException, "str | None"], object]
 
-_MOST_PLACES = 1 << 24
 _numbers = count(1)
 _logger = logging.getLogger("dss_anyio")
 
@@ -96,6 +96,8 @@ class Face(Generic[T_Item]):
     """A hub without its way of receiving."""
 
     _task_group: TaskGroup | None = None  # of an open hub that has an event loop
+    _left_open: bool = False  # True from its opening until somebody begins to end it
+    _api1: Api1[T_Item] | None = None  # made when it is first asked for
 
     def __init__(
         self,
@@ -104,44 +106,26 @@ class Face(Generic[T_Item]):
         name: str | None,
         on_error: OnError | None,
     ) -> None:
-        if max_buffer_size != math.inf and not (
-            isinstance(max_buffer_size, int) and not isinstance(max_buffer_size, bool)
-        ):
-            raise ValueError(
-                f"max_buffer_size must be an integer or math.inf, not {max_buffer_size!r}"
-            )
-        if max_buffer_size < 0:
-            raise ValueError(f"max_buffer_size must not be negative, got {max_buffer_size}")
-        if _MOST_PLACES < max_buffer_size < math.inf:
-            raise ValueError(
-                f"max_buffer_size must be at most {_MOST_PLACES}, because 8 bytes are reserved "
-                f"for each place, got {max_buffer_size}; math.inf sets no limit"
-            )
-        if overflow not in OVERFLOWS:
-            raise ValueError(f"overflow must be one of {OVERFLOWS}, not {overflow!r}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, not {name!r}")
-        check_callable("on_error", on_error)
-        self.name: str = name if name is not None else f"hub-{next(_numbers)}"
+        if on_error is not None:
+            check_callable("on_error", on_error)
+        self._name: str | None = name
+        self._number: int = next(_numbers)
         self._on_error = on_error
-        self._mailbox = Mailbox(max_buffer_size, overflow)
-        self._left_open = False  # True from its opening until somebody begins to end it
-        self._watched: ref[Mailbox] | None = None  # set when it is opened
-        self._portal: Portal[T_Item] = Portal(self._mailbox, self._mailbox.root)
-        self._apis: dict[str, Api1[T_Item]] = {}  # made when they are first asked for
+        self._mailbox = mailbox = Mailbox(max_buffer_size, overflow)
+        self._portal: Portal[T_Item] = Portal(mailbox, mailbox.root)
 
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
-        self._mailbox.come_home()
-        self._mailbox.hub = ref(self)  # before it can be found by ``open_hubs``
-        self._watched = watch(self._mailbox)
+        mailbox = self._mailbox
+        mailbox.home = threading.current_thread()
+        mailbox.home_ident = threading.get_ident()
+        mailbox.hub = watch(self)
         self._left_open = True
-        for note in openings:
-            note(self)
-
-    def _left(self) -> None:
-        if self._watched is not None:
-            unwatch(self._watched)  # another thread may be closing it, too
+        if openings:
+            for note in openings:
+                note(self)
 
     def _together(self, first: BaseException | None, errors: list[BaseException]) -> BaseException:
         """One exception for *errors* at the end, which came up after *first*."""
@@ -160,18 +144,27 @@ class Face(Generic[T_Item]):
         self,
         # A module may be torn down before its last object, and then its globals are None.
         _abandon: Callable[[Mailbox], None] = abandon,
+        _unwatch: Callable[..., None] = unwatch,
         _warn: Callable[..., None] = warnings.warn,
     ) -> None:
-        if not hasattr(self, "_portal"):
+        try:
+            mailbox = self._mailbox
+        except AttributeError:
             return  # refused by __init__
-        forgotten = None
-        if self._left_open:
-            forgotten = f"Unclosed {self!r}"
-        if not self._mailbox.swept:
+        if mailbox.swept and not self._left_open:
+            return
+        forgotten = f"Unclosed {self!r}" if self._left_open else None
+        if not mailbox.swept:
             # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
-            _abandon(self._mailbox)
+            _abandon(mailbox)
+        _unwatch(mailbox.hub, None)
         if forgotten is not None:
             _warn(forgotten, ResourceWarning, stacklevel=1, source=self)
+
+    @property
+    def name(self) -> str:
+        """What it was called when it was made, or ``hub-`` and a number."""
+        return f"hub-{self._number}" if self._name is None else self._name
 
     # -- sources -----------------------------------------------------------------------------------
 
@@ -248,7 +241,7 @@ class Face(Generic[T_Item]):
             source.set_cancel(cancel)
         lane = mailbox.open_lane(source)
         # Not to be asked of the source later on: the end of the hub takes it from there.
-        portal: Portal[Any] = Portal(mailbox, lane)
+        portal = open_portal(mailbox, lane)
         source.portal = portal
         if mailbox.sources.setdefault(name, source) is not source:
             refusal = lane.refusal
@@ -300,7 +293,7 @@ class Face(Generic[T_Item]):
             return self
         if version != "1.0":
             raise LookupError(f"there is no API {version!r}; this hub has '1.0' and '2.0'")
-        made = self._apis.get(version)
+        made = self._api1
         if made is None:
             made = DarkSideSync(
                 self._mailbox,
@@ -308,7 +301,7 @@ class Face(Generic[T_Item]):
                 WeakMethod(self._register),
                 WeakMethod(self._wake_failures),
             )
-            made = self._apis.setdefault(version, made)
+            made = self.__dict__.setdefault("_api1", made)
         return made
 
     def open_feed(self, max_buffer_size: float, *, name: str | None = None) -> Feed[Any]:

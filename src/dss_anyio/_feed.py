@@ -24,7 +24,8 @@ from anyio.lowlevel import checkpoint
 
 from ._counter import Counter
 from ._errors import RAISE, would_deadlock
-from ._mailbox import Lane, Mailbox, Source
+from ._lane import Lane, Source
+from ._mailbox import Mailbox
 from ._request import Question
 from ._waiting import acquire, check_timeout
 from ._wake import call_soon_here

@@ -14,12 +14,13 @@ from typing import Any, Generic, TypeVar, cast
 from anyio import create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 
-from ._ending import abandon, abandon_those_in, end_source, end_sources
+from ._bounds import Overflow
+from ._ending import abandon, abandon_those_in, end_source, end_sources, unwatch
 from ._errors import hub_gone, not_open, other_process
 from ._face import Face, OnError, T_Item, tell
-from ._mailbox import Overflow, Source
+from ._lane import Source
 from ._portal import Portal
-from ._receiver import Receiver, Sleepers
+from ._receiver import TURN, Receiver, Sleepers
 from ._serve import Handler, serve
 from ._waiting import check_timeout
 from ._wake import way_into
@@ -76,18 +77,28 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         on_error: OnError | None = None,
     ) -> None:
         Face.__init__(self, max_buffer_size, overflow, name, on_error)
-        Receiver.__init__(self, Sleepers(self._mailbox, on_error))
+        self._closed = False
+        self._turn_ends = TURN
 
     @property
     def task_group(self) -> TaskGroup:
         """A task group for tasks that live as long as the hub: its end cancels them.
 
-        :raises RuntimeError: if the hub was not opened
+        :raises RuntimeError: if the hub is not open
         """
         if self._task_group is None:
             raise not_open()
         self._mailbox.has_tasks = True  # for all we know
         return self._task_group
+
+    @property
+    def _sleepers(self) -> Sleepers:
+        """In the hub's thread; made when first needed."""
+        if self._line is None:
+            # Whoever interrupts us between these two, such as a signal handler, gets the same.
+            vars(self).setdefault("_line", Sleepers(self._mailbox, self._on_error))
+        assert self._line is not None
+        return self._line
 
     # -- beginning and end -------------------------------------------------------------------------
 
@@ -98,13 +109,13 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         return self
 
     async def __aenter__(self) -> Hub[T_Item]:
-        if self._task_group is not None:
+        mailbox = self._mailbox
+        if mailbox.way_in is not None:
             raise RuntimeError("a hub can be opened once only; call open_hub() again")
         task_group = create_task_group()
         await task_group.__aenter__()
         self._task_group = task_group
-        self._mailbox.way_in = way_in = way_into(task_group, abandon_those_in)
-        self._mailbox.call_soon = way_in.call_soon
+        mailbox.way_in, mailbox.call_soon, mailbox.loop = way_into(task_group, abandon_those_in)
         self._enter_thread()
         return self
 
@@ -117,20 +128,23 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         mailbox = self._mailbox
         mailbox.end(hub_gone)
         self._left_open = False
-        if isinstance(exc_val, GeneratorExit):
+        if exc_val is not None and isinstance(exc_val, GeneratorExit):
             # Our coroutine is being destroyed, its loop is gone: nothing can be awaited.
             abandon(mailbox)
-            self._left()
+            unwatch(mailbox.hub, None)
             return None
         outcome: BaseException | None = None
         handled: bool | None = None
         task_group = self._task_group
         assert task_group is not None
-        mailbox.way_in.close()
-        if mailbox.has_tasks:  # else there is nothing to cancel, which would take its time
-            task_group.cancel_scope.cancel()
+        self._task_group = None  # nobody gets it any more
         try:
-            handled = await task_group.__aexit__(exc_type, exc_val, exc_tb)
+            if exc_val is None and not mailbox.has_tasks:
+                await mailbox.way_in.leave(task_group)
+            else:
+                mailbox.way_in.close()
+                task_group.cancel_scope.cancel()
+                handled = await task_group.__aexit__(exc_type, exc_val, exc_tb)
         except BaseException as exc:
             outcome = exc
             if isinstance(exc, BaseExceptionGroup):
@@ -139,19 +153,21 @@ class Hub(Face[T_Item], Receiver[T_Item]):
                     outcome = exc_val  # the body's alone: no reason to wrap it
         # Only now: a receiver in the task group was cancelled, as a task of the hub should be. What
         # receives elsewhere gets ClosedResourceError.
-        self._sleepers.rouse_all()
+        if self._line is not None:
+            self._line.rouse_all()
+        errors: list[BaseException] | None = None
         if mailbox.refusal is other_process:
-            errors: list[BaseException] = []  # everything else is the parent's
-        elif mailbox.blocked or mailbox.sources or mailbox.stopping or mailbox.items:
+            pass  # everything else is the parent's
+        elif mailbox.items or mailbox.blocked or mailbox.sources or mailbox.stopping:
             worker = Worker(partial(end_sources, mailbox), f"dss_anyio: ending {self.name}")
             outcome = await worker.outlast() or outcome
             errors = worker.outcome()
         else:
             mailbox.sweep()  # for what may come yet
-            errors = []
-        self._left()
+        unwatch(mailbox.hub, None)
         self._closed = True
-        self._sleepers.report_errors()
+        if mailbox.reports:
+            self._sleepers.report_errors()
         if errors:
             outcome = self._together(_without_cancellation(outcome), errors)
         if outcome is not None and outcome is not exc_val:
@@ -305,11 +321,15 @@ class Hub(Face[T_Item], Receiver[T_Item]):
 
     # -- what Face asks for ------------------------------------------------------------------------
 
+    # From any thread, so they make nothing.
+
     def _open_receivers(self) -> int:
-        return 0 if self._mailbox.ended else self._sleepers.open_receivers
+        if self._mailbox.ended:
+            return 0
+        return 1 if self._line is None else self._line.open_receivers
 
     def _waiting_receivers(self) -> int:
-        return len(self._sleepers)
+        return 0 if self._line is None else len(self._line)
 
 
 # Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.

@@ -1,6 +1,6 @@
 """The state that sending threads and the receiving thread share.
 
-Rule 1: all of that state lives in this file.
+Rule 1: all of that state lives in this file, and in what it is made of (``_lane``).
 Rule 2: this file knows of no event loop and of no socket.
 Rule 3: nothing of the user's runs while we are between two states: not their callbacks, and not
 their destructors either.
@@ -32,30 +32,22 @@ What is true whenever nothing is in progress:
 
 from __future__ import annotations
 
-import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import repeat, starmap
 from threading import get_ident
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
-from weakref import ref
+from typing import Any, Final, TypeAlias
 
+from ._bounds import Bounds, Overflow, find_bounds, known_bounds
 from ._counter import Counters
 from ._errors import RAISE, Refusal, nothing_there, other_process, portal_aborted, twin
+from ._lane import UNREGISTERED, Blocked, Lane, Source
 from ._request import TOKEN, Question, Request, dequeue, is_over, is_queued, question_of
 
-Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
-OVERFLOWS: tuple[Overflow, ...] = get_args(Overflow)
-Ring: TypeAlias = Callable[[], object]
-# What ends a registration: its last portal was closed, its block was left, its hub ends.
-Retirer: TypeAlias = Literal["portal", "block", "hub"]
-
+Ring: TypeAlias = Callable[["Mailbox"], object]  # what is in the bell
 MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before the loop may run
 MOST_REPORTS = 256  # errors that wait to be reported; what exceeds it is only counted
-FEW_PLACES, MANY_PLACES = 64, 4096  # with more than few and at most many, few are made at first
 # Calls within calls, for what must not end half-way: to put an item; and with that, to drop one.
 A_LITTLE_STACK, ENOUGH_STACK = 3, 12
 OUT_OF_MEANS = (MemoryError, RecursionError)
@@ -71,138 +63,6 @@ class _Nothing:
 NOTHING: Final = _Nothing()  # what a ``decode`` returns that has done everything: API 1.0
 
 
-class Source:
-    """One library's registration: its hooks and its counts. It ends exactly once."""
-
-    __slots__ = (
-        "_once",
-        "counts",
-        "decode",
-        "ended",
-        "lanes",
-        "name",
-        "on_undelivered",
-        "portal",
-        "received",
-        "stop_timeout",
-    )
-
-    def __init__(
-        self,
-        name: str | None,
-        decode: Callable[[Any], Any] | None = None,
-        on_undelivered: Callable[[Any], object] | None = None,
-    ) -> None:
-        self.name: str | None = name
-        self.stop_timeout: float = 10.0  # seconds for its cancel or stop
-        self.decode: Callable[[Any], Any] | None = decode
-        self.on_undelivered: Callable[[Any], object] | None = on_undelivered
-        self.lanes: dict[Lane, bool] = {}  # the open ones; not the root
-        self.portal: Any = None  # what register() returned
-        self.received: int = 0  # written in the receiving thread only
-        self.counts: Counters = Counters()
-        self.ended: bool = False  # has whoever ends it looked for its cancel?
-        self._once: dict[str, Any] = {}  # what is taken, or decided, by one thread only
-
-    def set_cancel(self, cancel: Callable[[], object]) -> None:
-        self._once["cancel"] = cancel
-
-    def take_cancel(self) -> Callable[[], object] | None:
-        """What tells the library that its time is over; for the first who asks only."""
-        cancel: Callable[[], object] | None = self._once.pop("cancel", None)
-        return cancel
-
-    def retire(self, by: Retirer) -> bool:
-        """End the registration. True for the first who asks, whichever thread that is."""
-        first: list[Retirer] = [by]
-        return self._once.setdefault("retired", first) is first
-
-    @property
-    def retired(self) -> Retirer | None:
-        """Who has ended the registration."""
-        first: list[Retirer] | None = self._once.get("retired")
-        return None if first is None else first[0]
-
-
-class Lane:
-    """What one portal sends through.
-
-    The hub's own portal puts its items into the mailbox as they are. Every other portal has a queue
-    of its own, and for each item it puts *itself* into the mailbox: its turn. So what one portal
-    has queued can be taken back at once, from any thread, while the order of acceptance remains
-    that of one single queue.
-    """
-
-    __slots__ = ("items", "refusal", "source")
-
-    def __init__(self, source: Source, items: deque[Any] | None) -> None:
-        self.source: Source = source
-        self.items: deque[Any] | None = items
-        self.refusal: Refusal | None = None  # why nothing may be sent any more
-
-
-class Blocked:
-    """A thread or a task that waits until its item is accepted.
-
-    The wait ends once: accepted by whoever has room for the item, refused by whoever ends the
-    portal or the hub, or withdrawn by the sender, which gives up. ``dict.setdefault`` decides who
-    was first, and remembers it in the same step.
-    """
-
-    __slots__ = ("_outcome", "_wake", "call", "item", "lane", "since", "thread", "waiting")
-
-    def __init__(self, lane: Lane, item: object, call: str, wake: Ring) -> None:
-        self.lane: Lane = lane
-        self.item: object = item
-        self.call: str = call
-        self.since: float = time.monotonic()
-        self.thread: int = get_ident()
-        self.waiting: Blocked | None = self  # what is in the line for it
-        self._outcome: dict[None, str] = {}
-        self._wake = wake
-
-    def accept(self) -> bool:
-        """May the item be put now? False if the wait has ended otherwise."""
-        return self._outcome.setdefault(None, "accepted") == "accepted"
-
-    def withdraw(self) -> bool:
-        """Wait no longer. False if the item was accepted or refused before."""
-        return self._outcome.setdefault(None, "withdrawn") == "withdrawn"
-
-    def refuse(self, _: Refusal) -> None:
-        """End the wait with the error of its lane.
-
-        If it was accepted before, whoever did that is about to wake it. Waking it here as well does
-        no harm, and frees it if an exception has struck that one just in between.
-        """
-        self._outcome.setdefault(None, "refused")
-        self.wake()
-
-    @property
-    def refused(self) -> bool:
-        return self._outcome.get(None) == "refused"
-
-    def wake(self) -> None:
-        try:
-            self._wake()
-        except RuntimeError:
-            pass  # woken before (an unlocked lock), or the event loop it waited in is gone
-
-
-class SourceStatistics(NamedTuple):
-    """What became of the items that one registered source has sent."""
-
-    received: int  #: items that were received
-    queued: int  #: items that wait to be received
-    dropped: int  #: items that the overflow policy threw out
-    undelivered: int  #: items that were handed back because nobody was going to receive them
-
-    @property
-    def sent(self) -> int:
-        """Items that were accepted: the sum of the four."""
-        return self.received + self.queued + self.dropped + self.undelivered
-
-
 class Mailbox:
     """A bounded queue that any thread puts into and one thread takes from.
 
@@ -212,14 +72,10 @@ class Mailbox:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_blocks",
+        "_bounds",
         "_cut",
-        "_home_ident",
         "_interrupt",
-        "_replaces",
         "_rest",
-        "_returns_places",
         "_ring",
         "_tagged",
         "bell",
@@ -231,14 +87,14 @@ class Mailbox:
         "ending",
         "has_tasks",
         "home",
+        "home_ident",
         "hub",
         "husks",
         "items",
         "lanes",
         "leaving",
         "limit",
-        "overflow",
-        "own",
+        "loop",
         "plain",
         "queues",
         "received",
@@ -256,58 +112,55 @@ class Mailbox:
     )
 
     def __init__(self, limit: float, overflow: Overflow) -> None:
+        try:
+            bounds = known_bounds(limit, overflow)
+        except TypeError:
+            bounds = find_bounds(limit, overflow)  # says what is wrong with it
+        self._bounds: Bounds = bounds
+        _, places, later, _, replaces, returns_places = bounds
         self.limit: float = limit
-        self.overflow: Overflow = overflow
         # In the order of acceptance: an item of the hub's own portal, or the lane whose turn it is.
         self.items: deque[Any] = deque()
-        self.room: deque[None] | None = None
-        self._rest: Iterator[None] | None = None  # see ``_more_room``
-        if overflow == "block" and FEW_PLACES < limit <= MANY_PLACES:
-            self.room = deque((None,)) * FEW_PLACES
-            self._rest = repeat(None, int(limit) - FEW_PLACES)
-        elif limit != math.inf:
-            self.room = deque((None,)) * int(limit)
-        self.waiting: deque[Blocked] = deque()  # those who wait for room, in their order
+        self.room: list[None] | None = None if places is None else [None] * places
+        self._rest: Iterator[None] | None = repeat(None, later) if later else None  # of the places
+        # For whoever receives item by item: where the place of an item is put,
+        self.vacated: list[None] | None = self.room if returns_places else None
+        # and the look at everything that is out of the ordinary: while this is true, an entry that
+        # is no lane is an item to be received just as it is.
+        self.plain: bool = not replaces
+        self.waiting: list[Blocked] = []  # those who wait for room, in their order
         self.blocked: dict[Blocked | Question, None] = {}  # everybody who is in a call that waits
         self.leaving: dict[threading.Event, None] = {}  # who wants to know that one has left
-        self.own: Source = Source(None)  # what the hub's own portal and its clones belong to
-        self.root: Lane = Lane(self.own, None)  # the hub's own portal sends through this one
+        self.root: Lane = Lane(UNREGISTERED, None)  # the hub's own portal sends through this one
         self.lanes: dict[Lane, bool] = {self.root: True}  # the open ones
         self.queues: dict[Lane, None] = {}  # those that may hold items of their own
-        self.sources: dict[str, Source] = {}  # the registered ones, oldest first
-        self.bell: dict[None, Ring] = {}
-        self._ring: Ring | None = None  # what was last in there, except for ``sweep``
         self.husks: list[None] = []  # one for each turn whose item was taken back
+        self.sources: dict[str, Source] = {}  # the registered ones, oldest first
+        self.stopping: dict[Source, threading.Event] = {}  # those that are being ended alone
+        self.ending: dict[None, Any] = {}  # who ends it; for the next ones
         self.reports: list[tuple[str | None, BaseException]] = []  # at most MOST_REPORTS or so
-        self.refusal: Refusal | None = None  # why nobody may send any more
-        self.ended: bool = False
-        self.hub: Callable[[], Any] = _nothing  # a weak reference to it, once it is open
-        self.home: threading.Thread | None = None  # the one that receives
-        self._home_ident: int | None = None
-        self.received: int = 0  # written in the receiving thread only
-        self.wakes: int = 0  # written only by the one who has taken the bell
         self.counts: Counters = Counters()  # of what is rare; and how requests have ended
         self.calls: list[Callable[[], object]] = []  # polled hub: what poll() is to call
-        self.ending: dict[None, Any] = {}  # who ends it; for the next ones
-        self.stopping: dict[Source, threading.Event] = {}  # those that are being ended alone
-        # Set by the hub: have a function called soon in its thread; and ``_wake.WayIn``, or None.
-        self.call_soon: Callable[[Callable[[], object]], object] | None = None
-        self.way_in: Any = None
-        self.has_tasks: bool = False
-        self._tagged = False  # has any lane but the root been opened?
-        self._cut = False  # was the root aborted?
+        self.bell: dict[None, Ring] = {}
+        self._ring: Ring | None = None  # what was last in there, except for ``sweep``
+        self.refusal: Refusal | None = None  # why nobody may send any more
+        self.received: int = 0  # written in the receiving thread only
+        self.wakes: int = 0  # written only by the one who has taken the bell
+        self.ended: bool = False
         self.swept: bool = False  # has its last step begun?
+        self._tagged: bool = False  # has any lane but the root been opened?
+        self._cut: bool = False  # was the root aborted?
         self._interrupt: BaseException | None = None  # came while a batch was being decoded
-        self._blocks = overflow == "block"
-        self._replaces = overflow == "drop_oldest" and math.inf > limit > 0
-        # Does an item that leaves the queue give its place back by itself? Not with limit 0, where
-        # a place is a receiver that waits (``seat``); not with "drop_oldest", where an entry keeps
-        # its place until ``_move`` or ``_overflow`` takes both.
-        self._returns_places = math.inf > limit > 0 and not self._replaces
-        # For whoever receives item by item, the look at everything that is out of the ordinary:
-        # while this is true, an entry that is no lane is an item to be received just as it is.
-        self.plain: bool = not self._replaces
-        self.vacated: deque[None] | None = self.room if self._returns_places else None
+        # Set when the hub is opened: a weak reference to it, the thread that receives,
+        self.hub: Callable[[], Any] = gone
+        self.home: threading.Thread | None = None
+        self.home_ident: int | None = None
+        # the event loop (``_wake.WayIn``, and what identifies it), if it has one, and how to have a
+        # function called soon in its thread.
+        self.way_in: Any = None
+        self.loop: int | None = None
+        self.call_soon: Callable[[Callable[[], object]], object] | None = None
+        self.has_tasks: bool = False
 
     # -- The bell: how a sleeping receiver is woken ------------------------------------------------
     #
@@ -345,7 +198,7 @@ class Mailbox:
                 # Nobody else has it now, so it must not get lost. (Nothing is called to see to
                 # that: if we are out of stack, that would fail as well.)
                 try:
-                    ring()
+                    ring(self)
                 except OUT_OF_MEANS:
                     self.bell[None] = ring  # the next sender tries again
         except BaseException:
@@ -358,7 +211,7 @@ class Mailbox:
         Nobody knows; so ring, and leave it in the bell as well. Once too often does no harm.
         """
         if self._ring is not None:
-            self.bell.setdefault(None, self._ring)()
+            self.bell.setdefault(None, self._ring)(self)
 
     def mend(self, lane: Lane) -> None:
         """A signal handler has raised in a sender: is its turn there, has it rung? Nobody knows.
@@ -368,7 +221,7 @@ class Mailbox:
         """
         if lane.items is not None:
             try:
-                if self._replaces and self.room is not None:
+                if self._bounds.replaces and self.room is not None:
                     self.room.pop()  # there each turn has a place
                 self.items.append(lane)
             except IndexError:
@@ -393,14 +246,14 @@ class Mailbox:
         # Read before ``room`` is: if nothing is left in here, all places are there, or in use.
         rest = self._rest
         room = self.room
-        if room is not None and not room and self._blocks and rest is None:
+        if room is not None and not room and rest is None and self._bounds.blocks:
             return False  # the most frequent reason to come here; whoever waits takes a better look
         _reach(A_LITTLE_STACK)
         if room is not None:
             try:
                 room.pop()
             except IndexError:
-                if self._blocks:
+                if self._bounds.blocks:
                     if rest is None:
                         return False
                     self._more_room()
@@ -455,10 +308,10 @@ class Mailbox:
     def _more_room(self) -> None:
         """Have all the places in ``room``, or in use. From any thread.
 
-        Most hubs never need more than a few, and to make and free 1,024 takes 2.5 us. The rest of
-        them is in an iterator that nothing takes from but this one step, which puts them into
-        ``room``. Two may do that: the second one finds nothing left. Whoever forgets the iterator
-        does so after that step; so who finds it forgotten finds all places made.
+        Most hubs never need more than a few, and to make and free 1,024 takes a microsecond. The
+        rest of them is in an iterator that nothing takes from but this one step, which puts them
+        into ``room``. Two may do that: the second one finds nothing left. Whoever forgets the
+        iterator does so after that step; so who finds it forgotten finds all places made.
         """
         rest = self._rest
         if rest is not None:
@@ -466,31 +319,34 @@ class Mailbox:
             self.room.extend(rest)
             self._rest = None
 
-    # ``put`` as one function for each portal, made when the portal is made. It finds everything in
-    # its own cells, and calls nothing of ours: at this rate that is half of what an item costs. The
+    # ``put`` as one function for each portal, made when first asked for. It finds everything in its
+    # own cells, and calls nothing of ours: at this rate that is half of what an item costs. The
     # argument is the same, step by step.
 
     def quick_sender(
-        self, lane: Lane, otherwise: Callable[[Any], Any], accepted: object, failed: object = RAISE
+        self,
+        lane: Lane,
+        otherwise: Callable[[Mailbox, Lane, Any], Any],
+        accepted: object,
+        failed: object = RAISE,
     ) -> Callable[[Any], Any]:
         """Return a function that puts an item and returns *accepted*.
 
         If the lane was closed, or there is no room, it returns what *otherwise* does with the item;
         after an error (out of memory, or of stack: before the item was accepted), *failed*.
         """
-        append, bell, own = self.items.append, self.bell, lane.items
+        append, take_bell, own = self.items.append, self.bell.pop, lane.items
         take_place = None if self.room is None else self.room.pop
-        take_bell = bell.pop
 
         def send(item: Any) -> Any:
             try:
                 if lane.refusal is not None:
-                    return otherwise(item)
+                    return otherwise(self, lane, item)
                 if take_place is not None:
                     try:
                         take_place()
                     except IndexError:
-                        return otherwise(item)
+                        return otherwise(self, lane, item)
                 try:  # see ``_append``
                     if own is None:
                         append(item)
@@ -504,9 +360,9 @@ class Mailbox:
                     ring = take_bell(None, None)
                     if ring is not None:  # see ``notify``
                         try:
-                            ring()
+                            ring(self)
                         except OUT_OF_MEANS:
-                            bell[None] = ring
+                            self.bell[None] = ring
                 except MemoryError:
                     self._give_up_place()
                     raise
@@ -522,22 +378,26 @@ class Mailbox:
         return send
 
     def quick_waiting_sender(
-        self, lane: Lane, otherwise: Callable[[Any, float | None], None]
+        self, lane: Lane, otherwise: Callable[[Mailbox, Lane, Any, float | None], None]
     ) -> Callable[..., None]:
         """The same with a time limit, which is for *otherwise*: the one that may wait."""
-        append, bell, own = self.items.append, self.bell, lane.items
+        append, take_bell, own = self.items.append, self.bell.pop, lane.items
         take_place = None if self.room is None else self.room.pop
-        take_bell = bell.pop
 
-        def send(item: Any, *, timeout: float | None = None) -> None:
-            if lane.refusal is not None or timeout is not None:
-                otherwise(item, timeout)
+        # CPython 3.11 and later have a quick way to call a function, unless it has parameters for
+        # keywords only: then each call takes 50 ns longer. So *timeout* is not one of these, and
+        # *misplaced* gets what somebody gives by position.
+        def send(item: Any, misplaced: None = None, timeout: float | None = None) -> None:
+            if lane.refusal is not None or timeout is not None or misplaced is not None:
+                if misplaced is not None:
+                    raise TypeError(f"send() takes one item; did you mean timeout={misplaced!r}?")
+                otherwise(self, lane, item, timeout)
                 return
             if take_place is not None:
                 try:
                     take_place()
                 except IndexError:
-                    otherwise(item, None)
+                    otherwise(self, lane, item, None)
                     return
             try:  # see ``_append``
                 if own is None:
@@ -552,9 +412,9 @@ class Mailbox:
                 ring = take_bell(None, None)
                 if ring is not None:  # see ``notify``
                     try:
-                        ring()
+                        ring(self)
                     except OUT_OF_MEANS:
-                        bell[None] = ring
+                        self.bell[None] = ring
             except MemoryError:
                 self._give_up_place()
                 raise
@@ -572,7 +432,7 @@ class Mailbox:
         _reach(A_LITTLE_STACK)
         many = len(batch) - start
         if self.room is not None:
-            if not self._blocks:
+            if not self._bounds.blocks:
                 for index in range(start, len(batch)):
                     self.put(lane, batch[index])
                 return many
@@ -612,7 +472,7 @@ class Mailbox:
         the hands of other senders, whose items come after ours: then ours is the oldest.
         """
         _reach(ENOUGH_STACK)  # or an item and its place could get lost in our hands
-        if self._replaces:
+        if self._bounds.replaces:
             assert self.room is not None
             try:
                 entry = self.items.popleft()
@@ -683,7 +543,7 @@ class Mailbox:
         request = Request(question, item)
         if not self.put(lane, request):
             # Nobody needs to be told when it is accepted: the asker waits for the answer.
-            waiting = Blocked(lane, request, question.call, _nothing)
+            waiting = Blocked(lane, request, question.call, gone)
             self.waiting.append(waiting)
             question.waiting = waiting
             if question.lane.refusal is None:
@@ -734,7 +594,7 @@ class Mailbox:
                 return
             while True:
                 try:
-                    blocked = self.waiting.popleft()
+                    blocked = self.waiting.pop(0)
                 except IndexError:
                     room.append(None)  # and look again: somebody may have come while we held it
                     break
@@ -751,9 +611,8 @@ class Mailbox:
 
     def _free(self, places: int) -> None:
         """Put *places* back. From any thread."""
-        if self._returns_places:
-            assert self.room is not None
-            self.room.extend(repeat(None, places))
+        if self.vacated is not None:
+            self.vacated.extend(repeat(None, places))
             if self.waiting:
                 self.admit()
 
@@ -778,12 +637,12 @@ class Mailbox:
 
     def is_at_home(self) -> bool:
         """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
-        return get_ident() == self._home_ident and self.home is not None and self.home.is_alive()
+        return get_ident() == self.home_ident and self.home is not None and self.home.is_alive()
 
     def come_home(self) -> None:
         """From now on this thread is the one that receives."""
         self.home = threading.current_thread()
-        self._home_ident = get_ident()
+        self.home_ident = get_ident()
 
     # -- Receiving: in the receiving thread --------------------------------------------------------
 
@@ -798,7 +657,7 @@ class Mailbox:
         """
         for _ in range(MOST_MISSES):
             try:
-                entry = self._move(1).pop() if self._replaces else self.items.popleft()
+                entry = self._move(1).pop() if self._bounds.replaces else self.items.popleft()
             except IndexError:
                 if self._meet_sender():
                     continue
@@ -830,7 +689,7 @@ class Mailbox:
             is_request = type(item) is TOKEN
             over = entry.refusal is portal_aborted or (is_request and is_over(item))
         else:
-            source, item, over = self.own, entry, self._cut
+            source, item, over = UNREGISTERED, entry, self._cut
         if over:
             self._free(1)
             self.undeliver(source, item)
@@ -858,7 +717,7 @@ class Mailbox:
         batch: list[Any] = []
         for _ in range(MOST_MISSES):
             many = len(self.items) if most is None else min(most - len(batch), len(self.items))
-            if self._replaces:
+            if self._bounds.replaces:
                 entries = self._move(many)
             else:
                 entries = list[Any]()
@@ -941,7 +800,7 @@ class Mailbox:
         which has not seen it; or it is a request for whose answer nobody waits any more.
         """
         if type(entry) is not Lane:
-            return self.own, entry, self._cut
+            return UNREGISTERED, entry, self._cut
         assert entry.items is not None
         try:
             item = entry.items.popleft()
@@ -996,7 +855,8 @@ class Mailbox:
             if old.refusal is not None and not old.items:
                 self.queues.pop(old, None)
         self.queues[lane] = None
-        source.lanes[lane] = True
+        if source is not UNREGISTERED:
+            source.lanes[lane] = True
         self.lanes[lane] = True
         if self.refusal is not None:
             # Whoever refuses everybody writes the refusal and then copies ``lanes``.
@@ -1060,16 +920,23 @@ class Mailbox:
             self.refusal = refusal
             self.ended = True
         self.plain = False
-        self.refuse_all(refusal)
+        # ``_refuse`` for all of them at once, and for those who wait for an answer after their
+        # portal was closed.
+        for lane in list(self.lanes):
+            if lane.refusal is None:
+                lane.refusal = refusal
         for blocked in list(self.blocked):
-            if blocked.lane.refusal is not refusal:
-                blocked.refuse(refusal)  # waits for an answer, after its portal was closed
+            blocked.refuse(refusal)
+        if self.lanes:
+            # One that is being opened just now finds ``refusal``, and refuses itself.
+            self.lanes.clear()
+            self.notify()
 
     def take_back(self, lane: Lane) -> None:
         """What *lane* has queued goes back to its source, now. The lane was closed by the caller.
 
         The turns stay where they are, as husks; the receiver passes over them. With "drop_oldest"
-        a husk keeps its place until then, or until it is the oldest (see ``_returns_places``).
+        a husk keeps its place until then, or until it is the oldest (see ``Bounds``).
         """
         if lane.items is None:
             # From here on whoever finds an item of the hub's own portal gives it back. What there
@@ -1080,7 +947,7 @@ class Mailbox:
             self.plain = False
             if not self._tagged:
                 self._hand_back_all()
-            elif self.is_at_home() and not self._replaces:
+            elif self.is_at_home() and not self._bounds.replaces:
                 self._sort_out()
             return
         while True:
@@ -1108,7 +975,7 @@ class Mailbox:
         self.items.extendleft(reversed(turns))  # in front of what has come meanwhile
         self._free(len(own))
         for item in own:
-            self.undeliver(self.own, item)
+            self.undeliver(UNREGISTERED, item)
 
     def sweep(self) -> None:
         """Hand back everything that is queued, and whatever may still come. The last step.
@@ -1119,18 +986,19 @@ class Mailbox:
         and we find it. It is the argument of the bell once more.
         """
         self.swept = True
-        # Whoever takes it out holds us. If it held us as well, only the collector could free a hub.
-        self.bell[None] = partial(_sweep, ref(self))
+        self.bell[None] = Mailbox.sweep
         self._ring = None
-        self._hand_back_all()
-        for lane in list(self.queues):
-            self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
-            lane.source.lanes.clear()  # a lane refers to its source: for the same reason
+        if self.items:
+            self._hand_back_all()
+        if self.queues:
+            for lane in list(self.queues):
+                self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
+                lane.source.lanes.clear()  # they refer to each other: so nothing needs a collector
 
     def _hand_back_all(self) -> None:
         while True:
             try:
-                entry = self._move(1).pop() if self._replaces else self.items.popleft()
+                entry = self._move(1).pop() if self._bounds.replaces else self.items.popleft()
             except IndexError:
                 return
             opened = self._open(entry)
@@ -1205,11 +1073,5 @@ def _reach(depth: int) -> None:
         _reach(depth - 1)
 
 
-def _sweep(mailbox: ref[Mailbox]) -> None:
-    alive = mailbox()
-    if alive is not None:
-        alive.sweep()
-
-
-def _nothing() -> None:
-    pass
+def gone() -> None:
+    """In the place of a weak reference to a hub that is not there, yet or any more."""

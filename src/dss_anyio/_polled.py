@@ -7,12 +7,13 @@ import time
 from types import TracebackType
 from typing import Generic
 
+from ._bounds import Overflow
 from ._counter import Counter
 from ._datagram import Address, Doorbell, Notifier, check_address
-from ._ending import end_sources
+from ._ending import end_sources, unwatch
 from ._errors import hub_gone, no_more, other_process, receiver_closed
 from ._face import Face, OnError, T_Item, tell_reports
-from ._mailbox import Mailbox, Overflow
+from ._mailbox import Mailbox
 from ._receiver import check_max_items
 from ._waiting import acquire, check_timeout
 
@@ -26,19 +27,18 @@ class Alarm:
     poll that nobody was told to make meets a sender in here. It means no more than the first.
     """
 
-    def __init__(self, mailbox: Mailbox) -> None:
-        self._mailbox = mailbox
+    def __init__(self) -> None:
         self.doorbell: Doorbell | None = None  # for fileno()
         self.neighbour: Notifier | None = None  # for wake_address
         self.failures = Counter()
         self._news = threading.Lock()  # free: it was called, and nobody has looked since
         self._news.acquire()
 
-    def __call__(self) -> None:
-        self._mailbox.wakes += 1  # nobody else has the bell now
+    def __call__(self, mailbox: Mailbox) -> None:
+        mailbox.wakes += 1  # nobody else has the bell now
         rung = [self.ring(listener) for listener in (self.doorbell, self.neighbour)]
-        if not all(rung) and not self._mailbox.ended:
-            self._mailbox.arm(self)  # somebody was not woken: the next item tries again
+        if not all(rung) and not mailbox.ended:
+            mailbox.arm(self)  # somebody was not woken: the next item tries again
         self._leave_news()
 
     def ring(self, listener: Doorbell | Notifier | None) -> bool:
@@ -60,12 +60,12 @@ class Alarm:
         except RuntimeError:
             pass  # there was news already
 
-    def reset(self) -> None:
+    def reset(self, mailbox: Mailbox) -> None:
         """Forget the news and arm the bell. The caller looks at the queue afterwards."""
         self._news.acquire(blocking=False)
         if self.doorbell is not None:
             self.doorbell.drain()
-        self._mailbox.arm(self)
+        mailbox.arm(self)
 
     def close(self) -> None:
         for listener in (self.doorbell, self.neighbour):
@@ -100,10 +100,10 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
             wake_address = check_address(wake_address)
         super().__init__(max_buffer_size, overflow, name, on_error)
         self._waiters = 0
-        self._alarm = Alarm(self._mailbox)
+        self._alarm = Alarm()
         self.wake_address = wake_address
         self._mailbox.call_soon = self._mailbox.call_at_poll
-        self._alarm.reset()
+        self._alarm.reset(self._mailbox)
         self._enter_thread()
 
     # -- receiving ---------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         mailbox.come_home()
         try:
             # Before the queue: whoever puts an item after that look finds the bell armed.
-            self._alarm.reset()
+            self._alarm.reset(mailbox)
             tell_reports(mailbox, self._on_error)
             mailbox.run_calls()
             finished = not mailbox.lanes  # before the queue: what was sent before the end is seen
@@ -169,7 +169,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
                 if not self._alarm.wait(left):
                     return mailbox.has_news
                 if not mailbox.has_news:  # it was an error to report, or was taken back
-                    self._alarm.reset()
+                    self._alarm.reset(mailbox)
                     tell_reports(mailbox, self._on_error)
         finally:
             self._waiters = 0
@@ -249,7 +249,7 @@ class PolledHub(Face[T_Item], Generic[T_Item]):
         mailbox.notify()  # whoever is in wait()
         errors = [] if forked else end_sources(mailbox)
         self._alarm.close()
-        self._left()
+        unwatch(mailbox.hub, None)
         tell_reports(mailbox, self._on_error)
         return errors
 

@@ -15,7 +15,8 @@ from anyio.lowlevel import checkpoint
 
 from ._asking import Asker, T_contra, check_pack, packed
 from ._errors import no_room, portal_aborted, portal_closed, would_deadlock
-from ._mailbox import Blocked, Lane, Mailbox
+from ._lane import Blocked, Lane
+from ._mailbox import Mailbox
 from ._waiting import acquire, check_timeout
 from ._wake import call_soon_here
 
@@ -34,13 +35,14 @@ class _Quick:
     ) -> None:
         self._make = make
         self._method = method
+        self._name = method.__name__
 
     def __get__(self, portal: Portal[Any] | None, owner: object = None) -> Callable[..., Any]:
         if portal is None:
             return self._method
         made = self._make(portal._mailbox, portal._lane)  # pyright: ignore[reportPrivateUsage]
-        quick: Callable[..., Any] = portal.__dict__.setdefault(self._method.__name__, made)
-        return quick  # from now on it is found before we are
+        setattr(portal, self._name, made)  # from now on it is found before we are
+        return made
 
 
 def _quick(
@@ -59,9 +61,11 @@ class Portal(Asker[T_contra]):
     a portal may be used as a context manager that closes it.
     """
 
+    _witness: _Forgotten | None = None  # of all but the hub's own
+
     # -- one item ----------------------------------------------------------------------------------
 
-    @_quick(lambda mailbox, lane: mailbox.quick_waiting_sender(lane, partial(_put, mailbox, lane)))
+    @_quick(lambda mailbox, lane: mailbox.quick_waiting_sender(lane, _put))
     def send(self, item: T_contra, *, timeout: float | None = None) -> None:
         """Deliver *item* to the hub; wait for room if it is full and its policy is ``"block"``.
 
@@ -76,9 +80,7 @@ class Portal(Asker[T_contra]):
         """
         _put(self._mailbox, self._lane, item, timeout)
 
-    @_quick(
-        lambda mailbox, lane: mailbox.quick_sender(lane, partial(_put_nowait, mailbox, lane), None)
-    )
+    @_quick(lambda mailbox, lane: mailbox.quick_sender(lane, _put_nowait, None))
     def send_nowait(self, item: T_contra) -> None:
         """Deliver *item* to the hub at once, or raise.
 
@@ -92,11 +94,7 @@ class Portal(Asker[T_contra]):
         """
         _put_nowait(self._mailbox, self._lane, item)
 
-    @_quick(
-        lambda mailbox, lane: mailbox.quick_sender(
-            lane, partial(_offer, mailbox, lane), True, failed=False
-        )
-    )
+    @_quick(lambda mailbox, lane: mailbox.quick_sender(lane, _offer, True, failed=False))
     def offer(self, item: T_contra) -> bool:
         """Deliver *item* to the hub if that can be done at once; return whether it was accepted.
 
@@ -220,7 +218,7 @@ class Portal(Asker[T_contra]):
         if source.retired:
             mailbox.close_lane(lane, portal_closed)
             raise portal_closed()
-        return Portal(mailbox, lane)
+        return open_portal(mailbox, lane)
 
     def close(self) -> None:
         """Send nothing more through this portal. Never waits; a second call does nothing.
@@ -259,15 +257,37 @@ class Portal(Asker[T_contra]):
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        # As anyio's streams: a forgotten clone keeps the receiver from its EndOfStream.
-        if self._lane.refusal is None and self._lane is not self._mailbox.root:
-            warnings.warn(f"Unclosed {self!r}", ResourceWarning, stacklevel=1, source=self)
-
     def __repr__(self) -> str:
-        source = self._lane.source.name
-        of = "" if source is None else f" of {source!r}"
-        return f"<Portal{of}: {'open' if self._lane.refusal is None else 'closed'}>"
+        return _described(self._lane)
+
+
+def open_portal(mailbox: Mailbox, lane: Lane) -> Portal[Any]:
+    """Return a portal for *lane* that has to be closed."""
+    portal: Portal[Any] = Portal(mailbox, lane)
+    portal._witness = _Forgotten(lane)  # pyright: ignore[reportPrivateUsage]  # of one room
+    return portal
+
+
+class _Forgotten:
+    """Is destroyed with a portal, and tells if that is open then.
+
+    As anyio's streams: a forgotten clone keeps the receiver from its ``EndOfStream``. The hub's own
+    portal has none, because it need not be closed.
+    """
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    def __del__(self) -> None:
+        if self._lane.refusal is None:
+            portal = _described(self._lane)
+            warnings.warn(f"Unclosed {portal}", ResourceWarning, stacklevel=1, source=self)
+
+
+def _described(lane: Lane) -> str:
+    source = lane.source.name
+    of = "" if source is None else f" of {source!r}"
+    return f"<Portal{of}: {'open' if lane.refusal is None else 'closed'}>"
 
 
 # -- What the quick forms leave over ---------------------------------------------------------------

@@ -28,7 +28,8 @@ from anyio.lowlevel import checkpoint
 
 from ._errors import hub_gone, no_more, not_open, receiver_closed
 from ._face import OnError, T_Item, tell_reports
-from ._mailbox import Lane, Mailbox, Ring
+from ._lane import Lane
+from ._mailbox import Mailbox, Ring
 from ._wake import CallSoon, Nap
 
 # What may be done in a wake that has just arrived, instead of waking a task for it. False if the
@@ -45,7 +46,6 @@ def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
     If a closed event loop has left suspended tasks behind, they can be collected, and their
     ``finally`` blocks run, only if no thread that holds a portal holds them, too.
     """
-    mailbox = sleepers.mailbox
     alive = weakref.ref(sleepers)
 
     def arrive() -> None:
@@ -53,7 +53,7 @@ def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
         if sleepers is not None:
             sleepers.wake_arrived()
 
-    def wake() -> None:
+    def wake(mailbox: Mailbox) -> None:
         mailbox.wakes += 1  # nobody else has the bell now
         try:
             call_soon(arrive)
@@ -72,7 +72,7 @@ class Sleepers:
         self.mailbox = mailbox
         self._on_error = on_error
         self._wake: Ring | None = None  # made when one sleeps for the first time
-        self.open_receivers = 0
+        self.open_receivers = 1  # the hub itself
         self._asleep: dict[Nap, tuple[Receiver[Any], Work | None]] = {}
         self._roused = 0  # those who were woken and have not run since
         self._armed = False  # is the wake in the bell, or on its way?
@@ -85,11 +85,12 @@ class Sleepers:
 
         With *work*, the wait goes on as long as that can be called in the place of an end.
         """
-        way_in = self.mailbox.way_in
-        if way_in is None:
+        mailbox = self.mailbox
+        way_in = mailbox.way_in
+        if way_in is None or mailbox.call_soon is None:
             raise not_open()
         if self._wake is None:
-            self._wake = make_wake(self, way_in.call_soon)
+            self._wake = make_wake(self, mailbox.call_soon)
         nap: Nap = way_in.make_nap()
         self._asleep[nap] = receiver, work
         try:
@@ -106,7 +107,7 @@ class Sleepers:
         self._roused -= 1
         if receiver._closed:  # pyright: ignore[reportPrivateUsage]  # of one room
             self._rouse_soon()  # it will not take the item that it may have been woken for
-        if self.mailbox.ended:
+        if mailbox.ended:
             await checkpoint()  # if the end has cancelled this task as well, that comes first
 
     def nothing_for(self, receiver: Receiver[Any]) -> bool:
@@ -132,6 +133,7 @@ class Sleepers:
             task_group = self.mailbox.task_group
             if task_group is None:
                 raise
+            self.mailbox.has_tasks = True
             try:
                 self.mailbox.way_in.name_loop()  # in a wake no task is there to ask
                 task_group.start_soon(_leave, exc)
@@ -242,13 +244,26 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
     of them. Whatever way a waiting receiver is cancelled in, no item is lost.
     """
 
+    _line: Sleepers | None = None
+    _turn_began: float = 0.0
+
     def __init__(self, sleepers: Sleepers) -> None:
-        self._sleepers = sleepers
+        self._line = sleepers
         self._mailbox = sleepers.mailbox
         self._closed = False
-        self._turn = TURN  # so many items may be iterated over before the event loop may run
-        self._turn_began = 0.0
+        # When so many items were received, an iteration looks up: see ``__anext__``.
+        self._turn_ends: int = 0
+        self._begin_turn()
         sleepers.open_receivers += 1
+
+    @property
+    def _sleepers(self) -> Sleepers:
+        assert self._line is not None
+        return self._line
+
+    def _begin_turn(self) -> None:
+        if not self._closed:
+            self._turn_ends = self._mailbox.received + TURN
 
     async def receive(self) -> T_Item:
         """Wait for an item and return it. Always a checkpoint.
@@ -329,45 +344,47 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         mailbox = self._mailbox
         item: T_Item
         while True:
-            if not self._turn:
+            if mailbox.received < self._turn_ends:
+                if mailbox.plain:
+                    # ``Mailbox.take``, written out: the path of most items. Another thread may end
+                    # the hub after we have looked; then this item was received just before.
+                    try:
+                        item = mailbox.items.popleft()
+                    except IndexError:
+                        pass
+                    else:
+                        if type(item) is not Lane:
+                            mailbox.received += 1
+                            vacated = mailbox.vacated
+                            if vacated is not None:
+                                vacated.append(None)
+                                if mailbox.waiting:
+                                    mailbox.admit()
+                            return item
+                        received, item = mailbox.unfold(item)
+                        if received:
+                            return item
+                        self._turn_ends -= 1  # a husk takes its time as well
+                        continue
+            elif not self._closed:
                 self._sleepers.report_errors()
                 if monotonic() - self._turn_began > TURN_SECONDS:
                     await checkpoint()
                     self._turn_began = monotonic()
-                self._turn = TURN
-            if mailbox.plain and not self._closed:
-                # ``Mailbox.take``, written out: the path of most items. Another thread may end the
-                # hub after we have looked; then this item was received just before.
-                try:
-                    item = mailbox.items.popleft()
-                except IndexError:
-                    pass
-                else:
-                    self._turn -= 1
-                    if type(item) is not Lane:
-                        mailbox.received += 1
-                        if mailbox.vacated is not None:
-                            mailbox.vacated.append(None)
-                            if mailbox.waiting:
-                                mailbox.admit()
-                        return item
-                    received, item = mailbox.unfold(item)
-                    if received:
-                        return item
-                    continue
+                self._begin_turn()
+                continue
             try:
                 item = self.receive_nowait()
             except WouldBlock:
                 await self._sleepers.sleep(self)
-                self._turn = TURN
                 self._turn_began = monotonic()
+                self._begin_turn()
             except EndOfStream:
                 raise StopAsyncIteration from None
             except ClosedResourceError:
                 await checkpoint()  # as in ``receive``: a cancellation comes first
                 raise
             else:
-                self._turn -= 1
                 return item
 
     # -- the end of the receiver -------------------------------------------------------------------
@@ -390,6 +407,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         if self._closed:
             return
         self._closed = True
+        self._turn_ends = 0  # so an iteration looks up, and finds that
         sleepers = self._sleepers
         sleepers.open_receivers -= 1
         sleepers.rouse_all(self)

@@ -88,7 +88,8 @@ async def serve(
         """
         nonlocal over, closed
         begun = monotonic()
-        items, waiting = sleepers.mailbox.items, sleepers.mailbox.waiting
+        mailbox = sleepers.mailbox
+        items = mailbox.items
         try:
             while True:
                 for _ in range(TURN):
@@ -106,7 +107,8 @@ async def serve(
                         return False
                     handle(entry)
                     del entry  # or it would not be forgotten until the next one comes
-                    if not (items or waiting or running >= max_concurrency or receiver._closed):  # pyright: ignore[reportPrivateUsage]
+                    done = not items and not mailbox.waiting and running < max_concurrency
+                    if done and not receiver._closed:  # pyright: ignore[reportPrivateUsage]
                         return True  # whoever goes to sleep looks for all else that there may be
                 if monotonic() - begun > TURN_SECONDS:
                     return False

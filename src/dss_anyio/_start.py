@@ -10,9 +10,9 @@ from typing import Any
 
 import anyio
 
+from ._bounds import Overflow
 from ._face import OnError
 from ._hub import Hub
-from ._mailbox import Overflow
 from ._waiting import join, result
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import trio
@@ -57,14 +57,13 @@ class WayIn:
     """
 
     make_nap = Nap
-    loop: int | None = None  # it cannot be closed under a hub
+    _bell: _Bell | None = None
+    _scope: trio.CancelScope | None = None  # of the task that listens
 
-    def __init__(self, task_group: TaskGroup, _: object) -> None:
+    def __init__(self, task_group: TaskGroup) -> None:
         self._run_sync_soon = current_trio_token().run_sync_soon
         self._task_group: TaskGroup | None = task_group  # None: no short way (any more)
         self._calls: deque[Callable[[], Any]] = deque()
-        self._bell: _Bell | None = None
-        self._scope: trio.CancelScope | None = None
 
     def call_soon(self, func: Callable[[], Any]) -> None:
         """From any thread, at any bytecode; never waits. Raises ``RunFinishedError`` at last."""
@@ -105,11 +104,24 @@ class WayIn:
         for _ in range(len(self._calls)):  # what comes meanwhile is announced again
             self._calls.popleft()()
 
+    def leave(self, task_group: TaskGroup) -> Awaitable[object]:
+        self.close()
+        return task_group.__aexit__(None, None, None)
+
     def close(self) -> None:
         """Listen no more; what is called now comes the long way. In the hub's thread."""
-        self._task_group = self._bell = None
+        self._task_group = None
         if self._scope is not None:
+            self._bell = None
             self._scope.cancel()
+
+
+def way_in(
+    task_group: TaskGroup, _: object
+) -> tuple[WayIn, Callable[[Callable[[], Any]], None], None]:
+    """See ``_wake.way_into``. A run cannot be closed under a hub."""
+    way = WayIn(task_group)
+    return way, way.call_soon, None
 
 
 class _Bell(socket.socket):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
 from typing import Any, Protocol, TypeAlias, cast
 
@@ -26,11 +26,6 @@ class WayIn(Protocol):
     """What a hub needs of the event loop that it lives in."""
 
     @property
-    def call_soon(self) -> CallSoon:
-        """See ``call_soon_here``."""
-        ...
-
-    @property
     def make_nap(self) -> Callable[[], Nap]:
         """What a task of this loop calls to sleep."""
         ...
@@ -40,13 +35,15 @@ class WayIn(Protocol):
         """Tell anyio in the current context, outside of any task, which event loop this is."""
         ...
 
-    @property
-    def loop(self) -> int | None:
-        """What ``when_closed`` is called with if the loop is closed under the hub."""
-        ...
-
     def close(self) -> object:
         """Free what it uses. In the event loop. ``call_soon`` works all the same."""
+
+    def leave(self, task_group: TaskGroup) -> Awaitable[object]:
+        """Do that, and leave *task_group* without an exception, if nobody was given it.
+
+        A turn of the event loop, as leaving a task group always is.
+        """
+        ...
 
 
 def native_loop() -> Any:
@@ -68,22 +65,27 @@ def call_soon_here() -> CallSoon:
     return cast("CallSoon", native.run_sync_soon)
 
 
-def way_into(task_group: TaskGroup, when_closed: WhenClosed) -> WayIn:
-    """The same for a hub, which has opened *task_group* in this event loop just now."""
+def way_into(task_group: TaskGroup, when_closed: WhenClosed) -> Way:
+    """The same for a hub, which has opened *task_group* in this event loop just now.
+
+    Returns its way in, ``call_soon``, and what *when_closed* will be called with if this event loop
+    is closed under the hub (None: that cannot happen).
+    """
     kind = type(task_group)  # each backend of anyio has its own
     way = _ways.get(kind)
     if way is None:
         if isinstance(native_loop(), asyncio.AbstractEventLoop):
-            way = _WayIntoAsyncio
+            way = _into_asyncio
         else:
             from . import _trio
 
-            way = _trio.WayIn
+            way = _trio.way_in
         _ways[kind] = way
     return way(task_group, when_closed)
 
 
-_ways: dict[type[TaskGroup], Callable[[TaskGroup, WhenClosed], WayIn]] = {}
+Way: TypeAlias = "tuple[WayIn, CallSoon, int | None]"
+_ways: dict[type[TaskGroup], Callable[[TaskGroup, WhenClosed], Way]] = {}
 
 
 class Nap(Protocol):
@@ -169,13 +171,31 @@ class _WayIntoAsyncio:
     make_nap = _AsyncioNap
     name_loop = staticmethod(_name_asyncio)
 
-    def __init__(self, _: TaskGroup, when_closed: WhenClosed) -> None:
-        native = asyncio.get_running_loop()
-        self.call_soon: CallSoon = native.call_soon_threadsafe
-        self.loop: int | None = watch_loop(native, when_closed)
+    @staticmethod
+    async def leave(task_group: TaskGroup) -> None:
+        # It has no tasks to wait for, so all there is to leave is its cancel scope. Its own way out
+        # makes another scope first, so that this turn of the loop cannot be cancelled; that is a
+        # third of what it takes to open and close a hub. Here it can be.
+        scope = task_group.cancel_scope
+        try:
+            await asyncio.sleep(0)
+        except BaseException as exc:
+            if not scope.__exit__(type(exc), exc, exc.__traceback__):
+                raise
+        else:
+            scope.__exit__(None, None, None)
 
-    def close(self) -> None:
+    @staticmethod
+    def close() -> None:
         pass
+
+
+_asyncio = _WayIntoAsyncio()
+
+
+def _into_asyncio(_: TaskGroup, when_closed: WhenClosed) -> Way:
+    native = asyncio.get_running_loop()
+    return _asyncio, native.call_soon_threadsafe, watch_loop(native, when_closed)
 
 
 # -- A loop that is closed under a hub -------------------------------------------------------------
