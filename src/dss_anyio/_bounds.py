@@ -14,7 +14,6 @@ FEW_PLACES, MANY_PLACES = 16, 4096  # with more than few and at most many, few a
 
 
 class Bounds(NamedTuple):
-    limit: float
     places: int | None  # to be made at first; None if there is no limit
     later: int  # to be made when these are in use: see ``Mailbox._more_room``
     blocks: bool  # does a sender wait for room, or is something dropped?
@@ -48,7 +47,6 @@ def find_bounds(limit: float, overflow: Overflow) -> Bounds:
     finite = 0 < limit < math.inf
     replaces = finite and overflow == "drop_oldest"
     return Bounds(
-        limit=limit,
         places=places,
         later=later,
         blocks=overflow == "block",

@@ -119,13 +119,12 @@ class Face(Generic[T_Item]):
     def _enter_thread(self) -> None:
         """From now on this thread is the one that receives."""
         mailbox = self._mailbox
-        mailbox.home = threading.current_thread()
+        mailbox.home = threading.current_thread()  # ``come_home``, written out
         mailbox.home_ident = threading.get_ident()
         mailbox.hub = watch(self)
         self._left_open = True
-        if openings:
-            for note in openings:
-                note(self)
+        for note in openings:
+            note(self)
 
     def _together(self, first: BaseException | None, errors: list[BaseException]) -> BaseException:
         """One exception for *errors* at the end, which came up after *first*."""

@@ -128,7 +128,7 @@ class Hub(Face[T_Item], Receiver[T_Item]):
         mailbox = self._mailbox
         mailbox.end(hub_gone)
         self._left_open = False
-        if exc_val is not None and isinstance(exc_val, GeneratorExit):
+        if isinstance(exc_val, GeneratorExit):
             # Our coroutine is being destroyed, its loop is gone: nothing can be awaited.
             abandon(mailbox)
             unwatch(mailbox.hub, None)

@@ -117,7 +117,7 @@ class Mailbox:
         except TypeError:
             bounds = find_bounds(limit, overflow)  # says what is wrong with it
         self._bounds: Bounds = bounds
-        _, places, later, _, replaces, returns_places = bounds
+        places, later, _, replaces, returns_places = bounds
         self.limit: float = limit
         # In the order of acceptance: an item of the hub's own portal, or the lane whose turn it is.
         self.items: deque[Any] = deque()
@@ -662,14 +662,6 @@ class Mailbox:
                 if self._meet_sender():
                     continue
                 raise nothing_there() from None
-            if type(entry) is not Lane and self.plain:
-                # ``unfold``, written out: the path of most items.
-                self.received += 1
-                if self.vacated is not None:
-                    self.vacated.append(None)
-                    if self.waiting:
-                        self.admit()
-                return entry
             received, item = self.unfold(entry)
             if received:
                 return item
@@ -990,10 +982,9 @@ class Mailbox:
         self._ring = None
         if self.items:
             self._hand_back_all()
-        if self.queues:
-            for lane in list(self.queues):
-                self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
-                lane.source.lanes.clear()  # they refer to each other: so nothing needs a collector
+        for lane in list(self.queues):
+            self.take_back(lane)  # an item whose turn is yet to come, or was cost by a Ctrl-C
+            lane.source.lanes.clear()  # they refer to each other: so nothing needs a collector
 
     def _hand_back_all(self) -> None:
         while True:

@@ -346,8 +346,8 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
         while True:
             if mailbox.received < self._turn_ends:
                 if mailbox.plain:
-                    # ``Mailbox.take``, written out: the path of most items. Another thread may end
-                    # the hub after we have looked; then this item was received just before.
+                    # ``Mailbox.unfold``, written out: the path of most items. Another thread may
+                    # end the hub after we have looked; then this item was received just before.
                     try:
                         item = mailbox.items.popleft()
                     except IndexError:
