@@ -130,6 +130,10 @@ class Blocked:
         self.wake()
 
     @property
+    def accepted(self) -> bool:
+        return self._outcome.get(None) == "accepted"
+
+    @property
     def refused(self) -> bool:
         return self._outcome.get(None) == "refused"
 

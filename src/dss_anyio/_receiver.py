@@ -244,11 +244,10 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
     of them. Whatever way a waiting receiver is cancelled in, no item is lost.
     """
 
-    _line: Sleepers | None = None
     _turn_began: float = 0.0
 
     def __init__(self, sleepers: Sleepers) -> None:
-        self._line = sleepers
+        self._line = [sleepers]
         self._mailbox = sleepers.mailbox
         self._closed = False
         # When so many items were received, an iteration looks up: see ``__anext__``.
@@ -258,8 +257,7 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
 
     @property
     def _sleepers(self) -> Sleepers:
-        assert self._line is not None
-        return self._line
+        return self._line[0]
 
     def _begin_turn(self) -> None:
         if not self._closed:
@@ -348,12 +346,14 @@ class Receiver(ObjectReceiveStream[T_Item], Generic[T_Item]):
                 if mailbox.plain:
                     # ``Mailbox.unfold``, written out: the path of most items. Another thread may
                     # end the hub after we have looked; then this item was received just before.
+                    # (``tagged`` is read after the item was taken: a turn is put after that was
+                    # written.)
                     try:
                         item = mailbox.items.popleft()
                     except IndexError:
                         pass
                     else:
-                        if type(item) is not Lane:
+                        if not mailbox.tagged or type(item) is not Lane:
                             mailbox.received += 1
                             vacated = mailbox.vacated
                             if vacated is not None:

@@ -55,7 +55,7 @@ proctype Sender(byte me) {
         atomic { items ! me * ITEMS + n; put++ };
 #else
         atomic { items ! me * ITEMS + n; put++ };           /* quick_sender: append */
-        notify();
+        if :: bell -> notify() :: else fi;                  /* a plain look, then dict.pop */
 #endif
         n++
     :: else -> break

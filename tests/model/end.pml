@@ -53,7 +53,11 @@ proctype Sender(byte me) {
     :: else
     fi;
     atomic { items ! me; accepted++ };          /* Mailbox.put */
-    atomic { ring = bell; bell = NOTHING };     /* Mailbox.notify: dict.pop */
+    if
+    :: bell == NOTHING -> goto end              /* quick_sender: a plain look */
+    :: else
+    fi;
+    atomic { ring = bell; bell = NOTHING };     /* dict.pop */
     if
     :: ring == SWEEP -> sweep()
     :: else
