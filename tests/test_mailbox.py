@@ -1336,7 +1336,7 @@ async def test_the_stream_does_not_end_before_an_item_that_such_a_husk_hides() -
 def test_at_each_depth_of_the_stack_what_is_accepted_is_counted_and_nothing_else(
     overflow: Any, own: bool
 ) -> None:
-    """The stack may end at any call within a call. Guards ``_reach``."""
+    """The stack may end at any call within a call. Guards ``reach``."""
     dropped: list[int] = []
     with dss.open_polled_hub[int](4, overflow=overflow) as hub:
         portal = hub.portal if own else hub.register("source", on_undelivered=dropped.append)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -45,8 +46,10 @@ def way_into(hub: dss.Hub[int]) -> _trio.WayIn:
 
 
 def use(hub: dss.Hub[int]) -> None:
-    """Have it called from another thread. In a worker thread."""
+    """Have it called from another thread, until a task listens. In a worker thread."""
+    assert hub.portal.call(int) == 0  # opens the short way
     assert hub.portal.call(int) == 0
+    assert way_into(hub)._bell is not None
 
 
 def test_a_hub_that_nobody_calls_opens_no_sockets_and_one_that_is_called_closes_them() -> None:
@@ -57,7 +60,6 @@ def test_a_hub_that_nobody_calls_opens_no_sockets_and_one_that_is_called_closes_
             hub.portal.send(1)
             await hub.receive()
             counts.append(len(open_files() - before))
-            await anyio.to_thread.run_sync(use, hub)
             await anyio.to_thread.run_sync(use, hub)
             counts.append(len(open_files() - before))
         counts.append(len(open_files() - before))
@@ -96,32 +98,155 @@ def test_a_bell_is_not_closed_in_the_hands_of_a_thread_that_rings_it() -> None:
 def test_calls_keep_their_order_while_the_short_way_opens() -> None:
     """Guards the one line in which they all wait.
 
-    The second comes when the bell is not there yet, so the run's own queue announces it, after the
-    first has been called from there; the third one rings the bell before that.
+    When the task that listens is started, one call is in the line; the next one rings the bell, and
+    has to wait for it all the same.
     """
 
     async def main() -> None:
         for _ in range(30):
+            called: list[int] = []
             ran: list[int] = []
+
+            def call() -> None:
+                called.append(len(called))
+                way_in.call_soon(partial(ran.append, called[-1]))
+
             async with anyio.create_task_group() as tasks:
 
                 class Tasks:
                     def start_soon(self, *args: Any, **kwargs: Any) -> None:
-                        way_in.call_soon(lambda: ran.append(2))
+                        assert way_in._bell is not None
+                        call()
                         tasks.start_soon(*args, **kwargs)
 
-                def first() -> None:
-                    ran.append(1)
-                    way_in.call_soon(lambda: ran.append(3))
-
                 way_in = _trio.WayIn(cast("TaskGroup", Tasks()))
-                way_in.call_soon(first)
-                while len(ran) < 3:
+                way_in.call_soon(call)  # opens the short way, and calls the long way
+                while len(ran) < 2:
                     await anyio.sleep(0)
                 way_in.close()
-            assert ran == [1, 2, 3]
+            assert ran == called == [0, 1]
 
     anyio.run(main, backend="trio")
+
+
+def test_who_sleeps_listens_and_no_task_is_needed_for_it() -> None:
+    """Guards ``Nap``: an item reaches whoever waits for it without a detour."""
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            way_in = way_into(hub)
+            tasks = trio.lowlevel.current_task().child_nurseries[0].child_tasks
+
+            def send() -> None:
+                for number in range(50):
+                    until(lambda: hub.statistics().tasks_waiting_receive)
+                    if number:  # the first one comes the long way, and opens the short one
+                        until(lambda: way_in._bell is not None)
+                    hub.portal.send(number)
+
+            with threads(send):
+                for number in range(50):
+                    assert await hub.receive() == number
+                    assert way_in._bell is None
+                    assert not tasks
+
+    anyio.run(main, backend="trio")
+
+
+def test_who_listens_is_woken_by_another_task_as_well() -> None:
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            await anyio.to_thread.run_sync(hub.portal.call, int)  # opens the short way
+            stream = hub.clone()
+
+            async def receive() -> None:
+                with pytest.raises(anyio.ClosedResourceError):
+                    await stream.receive()
+
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(receive)
+                    await eventually(lambda: way_into(hub)._bell is not None)
+                    stream.close()
+
+    anyio.run(main, backend="trio")
+
+
+def test_at_each_depth_of_the_stack_a_sleeper_is_woken_or_refused() -> None:
+    """What it hears is called at its own depth. Guards ``STACK_FOR_A_WAKE``."""
+    outcomes: list[str] = []
+
+    async def receive(hub: dss.Hub[int], depth: int) -> None:
+        if depth:
+            await receive(hub, depth - 1)
+        else:
+            await hub.receive()
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            done = threading.Event()
+
+            def send() -> None:
+                while not done.wait(0.001):
+                    counts = hub.statistics()
+                    if counts.tasks_waiting_receive and not counts.queued:
+                        hub.portal.send(1)
+
+            with threads(send):
+                try:
+                    for depth in range(200):
+                        with anyio.fail_after(5):
+                            try:
+                                await receive(hub, depth)
+                            except RecursionError:
+                                outcomes.append("refused")
+                                await hub.receive()  # is it heard?
+                            else:
+                                outcomes.append("woken")
+                finally:
+                    done.set()
+
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(200)
+    try:
+        anyio.run(main, backend="trio")
+    finally:
+        sys.setrecursionlimit(limit)
+    first = outcomes.index("refused")
+    assert outcomes == ["woken"] * first + ["refused"] * (200 - first)
+    assert first > 50
+
+
+@pytest.mark.parametrize("end", ["close", "cancel", "close_way"])
+def test_what_is_called_while_one_stops_listening_is_not_left_in_the_line(end: str) -> None:
+    """Guards the last lines of ``WayIn.listen``."""
+
+    async def main() -> None:
+        called: list[int] = []
+        scope = anyio.CancelScope()
+
+        async def receive(stream: dss.Receiver[int]) -> None:
+            with scope, contextlib.suppress(anyio.ClosedResourceError):
+                await stream.receive()
+                pytest.fail("there is nothing")
+
+        async with anyio.create_task_group() as tasks, dss.open_hub[int]() as hub:
+            way_in = way_into(hub)
+            await anyio.to_thread.run_sync(hub.portal.call, int)  # opens the short way
+            stream = hub.clone()
+            tasks.start_soon(receive, stream)
+            await eventually(lambda: way_in._bell is not None)
+            {"close": stream.close, "cancel": scope.cancel, "close_way": way_in.close}[end]()
+            assert way_in._bell is not None, "it has not run since"
+            with threads(lambda: way_in.call_soon(partial(called.append, 1))):
+                pass
+            await eventually(lambda: called)
+            assert way_in._bell is None
+            stream.close()
+
+    before = open_files()
+    anyio.run(main, backend="trio")
+    assert open_files() == before
 
 
 def test_a_bell_that_is_rung_until_it_is_full_is_heard() -> None:
@@ -147,9 +272,9 @@ def test_a_bell_that_is_rung_until_it_is_full_is_heard() -> None:
 
 
 def test_the_hub_hears_its_threads_as_long_as_somebody_receives() -> None:
-    """Guards the shield: the cancelled tasks of a hub may have something to finish.
+    """The cancelled tasks of a hub may have something to finish.
 
-    What rings while the listener is being cancelled would be in the line, announced, and unheard.
+    What rings while the one that listens is being cancelled is in the line, announced, and unheard.
     """
     received: list[int] = []
 
@@ -160,6 +285,7 @@ def test_the_hub_hears_its_threads_as_long_as_somebody_receives() -> None:
     async def main() -> None:
         async with dss.open_hub[int]() as hub:
             await anyio.to_thread.run_sync(use, hub)
+            assert way_into(hub).free_ear is None, "a task listens"
             hub.task_group.start_soon(receive, hub)
             await eventually(lambda: hub.statistics().tasks_waiting_receive)
             hub.task_group.cancel_scope.cancel()

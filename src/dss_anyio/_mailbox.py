@@ -165,15 +165,14 @@ class Mailbox:
     # -- The bell: how a sleeping receiver is woken ------------------------------------------------
     #
     # The bell is a dict with one place. A receiver that is about to sleep puts a function into it,
-    # and then looks at the queue once more. A sender puts its item into the queue, and then takes
-    # the function out of the bell and calls it, if there is one.
+    # acts on the queue in one step that changes nothing, and then looks at the queue once more. A
+    # sender puts its item into the queue, in one step, and then looks into the bell; if there is a
+    # function, it takes it out and calls it.
     #
-    # No wake is lost: both act on the queue in one step, the receiver after it has armed the bell,
-    # and one of the two steps is the first. If it is the receiver's, the sender finds the function.
-    # If it is the sender's, the receiver finds the item. So a plain look into the bell is enough
-    # for who has just put an item. What is no item (``notify``) acts on the bell in one step: if
-    # the receiver's is the first, it finds the function; if not, it has done even before what the
-    # receiver looks for.
+    # No wake is lost: one of the two steps on the queue is the first. If it is the receiver's, the
+    # sender finds the function; if it is the sender's, the receiver finds the item. Who has to tell
+    # something else (``notify``) has done it, and then acts on the bell in one step, as the
+    # receiver does when it arms it: the same argument.
     #
     # There is never more than one wake: ``dict.pop`` gives the function to one sender, and to no
     # other until the receiver, awake again, puts it back. Until then a sender looks into an empty
@@ -186,7 +185,7 @@ class Mailbox:
         """Whoever puts something next calls *ring*. In the receiving thread."""
         self._ring = ring
         self.bell[None] = ring
-        self.items.rotate(0)  # the step: it changes nothing
+        self.items.rotate(0)  # the step on the queue, between arming and looking
         if self.swept:
             self.sweep()  # another thread has ended it meanwhile, and we took its function's place
 
@@ -252,7 +251,7 @@ class Mailbox:
         room = self.room
         if room is not None and not room and rest is None and self._bounds.blocks:
             return False  # the most frequent reason to come here; whoever waits takes a better look
-        _reach(A_LITTLE_STACK)
+        reach(A_LITTLE_STACK)
         if room is not None:
             try:
                 room.pop()
@@ -435,7 +434,7 @@ class Mailbox:
 
         They are put one after the other, with nobody else's in between, and cause one wake.
         """
-        _reach(A_LITTLE_STACK)
+        reach(A_LITTLE_STACK)
         many = len(batch) - start
         if self.room is not None:
             if not self._bounds.blocks:
@@ -478,7 +477,7 @@ class Mailbox:
         back in one single step (``_move``). So either they have just come back, or they are all in
         the hands of other senders, whose items come after ours: then ours is the oldest.
         """
-        _reach(ENOUGH_STACK)  # or an item and its place could get lost in our hands
+        reach(ENOUGH_STACK)  # or an item and its place could get lost in our hands
         if self._bounds.replaces:
             assert self.room is not None
             try:
@@ -522,7 +521,7 @@ class Mailbox:
 
     def wait_for_room(self, blocked: Blocked) -> None:
         """Enter *blocked*. When its wait has ended its ``wake`` is called, perhaps in here."""
-        _reach(A_LITTLE_STACK)  # for ``admit``, which may have somebody else's item in hand
+        reach(A_LITTLE_STACK)  # for ``admit``, which may have somebody else's item in hand
         self.blocked[blocked] = None
         self.waiting.append(blocked)
         if blocked.lane.refusal is None:
@@ -989,7 +988,7 @@ class Mailbox:
         self.swept = True
         self.bell[None] = Mailbox.sweep
         self._ring = None
-        self.items.rotate(0)
+        self.items.rotate(0)  # as in ``arm``
         if self.items:
             self._hand_back_all()
         for lane in list(self.queues):
@@ -1068,10 +1067,10 @@ class Mailbox:
         self.home = None
 
 
-def _reach(depth: int) -> None:
+def reach(depth: int) -> None:
     """Raise RecursionError now, while nothing has happened, if there is no stack for so many."""
     if depth:
-        _reach(depth - 1)
+        reach(depth - 1)
 
 
 def gone() -> None:

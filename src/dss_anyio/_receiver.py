@@ -29,7 +29,7 @@ from anyio.lowlevel import checkpoint
 from ._errors import hub_gone, no_more, not_open, receiver_closed
 from ._face import OnError, T_Item, tell_reports
 from ._lane import Lane
-from ._mailbox import Mailbox, Ring
+from ._mailbox import Mailbox, Ring, reach
 from ._wake import CallSoon, Nap
 
 # What may be done in a wake that has just arrived, instead of waking a task for it. False if the
@@ -38,6 +38,7 @@ Work: TypeAlias = Callable[[], bool]
 
 TURN = 128  # items that an iteration takes before it thinks of letting the event loop run,
 TURN_SECONDS = 0.00025  # and how long ago it must have done so
+STACK_FOR_A_WAKE = 20  # calls within calls
 
 
 def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
@@ -91,6 +92,8 @@ class Sleepers:
             raise not_open()
         if self._wake is None:
             self._wake = make_wake(self, mailbox.call_soon)
+        # The wake may be called in this task (see ``_trio.Nap``). Without stack it would be lost.
+        reach(STACK_FOR_A_WAKE)
         nap: Nap = way_in.make_nap()
         self._asleep[nap] = receiver, work
         try:

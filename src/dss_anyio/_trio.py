@@ -2,7 +2,8 @@
 
 ``run_sync_soon`` takes a lock, wakes a task of the run, and what that calls can only have another
 task wait for its turn: of the 80 microseconds from a thread to a task, that is half. So a hub that
-is used has a task and a pair of sockets of its own. It is imported in a trio run only.
+is used has a pair of sockets of its own. One who sleeps listens there; if the hub is called while
+nobody does, a task. This file is imported in a trio run only.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
+from contextlib import suppress
 from typing import Any
 
 import trio
@@ -19,6 +21,7 @@ from trio.lowlevel import (
     Task,
     current_task,
     current_trio_token,
+    notify_closing,
     reschedule,
     wait_readable,
     wait_task_rescheduled,
@@ -26,25 +29,43 @@ from trio.lowlevel import (
 
 
 class Nap:
-    """What ``trio.Event`` does for any number of tasks, for one. See ``_wake.Nap``."""
+    """What ``trio.Event`` does for any number of tasks, for one. See ``_wake.Nap``.
 
-    __slots__ = ("_task",)
+    If nobody else does, it listens while it sleeps. What wakes it is then called in its own task;
+    in another one it could only have it wait for its turn in the next round of the loop.
+    """
 
-    def __init__(self) -> None:
-        self._task: Task | None = None
+    __slots__ = ("_task", "_way_in", "ear", "is_over")
+
+    def __init__(self, way_in: WayIn) -> None:
+        self._way_in = way_in
+        self.is_over = False
+        self.ear: socket.socket | None = None  # where its task waits for something to be heard,
+        self._task: Task | None = None  # or the task, if it waits for nothing but us
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        self._task = current_task()
-        return wait_task_rescheduled(self._abort).__await__()  # noqa: ASYNC105  # it is, by this
+        return self._sleep().__await__()
+
+    async def _sleep(self) -> None:
+        ear = self._way_in.free_ear
+        if ear is not None:
+            await self._way_in.listen(ear, self)
+        if not self.is_over:
+            self._task = current_task()
+            await wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> Abort:
         self._task = None
         return Abort.SUCCEEDED
 
     def wake(self) -> None:
-        task, self._task = self._task, None
-        if task is not None:
-            reschedule(task)
+        self.is_over = True
+        if self.ear is not None:
+            _tell(self.ear)
+        elif self._task is not None:
+            reschedule(self._task)
+            self._task = None
+        # else it does not wait: it is its own task that calls us, with what it has heard
 
     wake_now = wake  # nobody but trio runs its tasks
 
@@ -53,17 +74,24 @@ class WayIn:
     """Calls functions soon, in one hub's trio run and in their order, whichever thread asks.
 
     The first call comes through the run's own queue, and opens the short way: so a hub that nobody
-    calls costs no sockets. All of them wait in one line, whichever way they are announced.
+    calls costs no sockets. From then on who begins to sleep listens, if nobody does. What comes
+    while nobody listens comes the long way, and the first call that does so starts a task that
+    listens for good. All of them wait in one line, whichever way they are announced.
     """
 
-    make_nap = Nap
+    _inside: socket.socket | None = None  # where one may listen
+    _outside: _Bell | None = None  # what is rung for it
+    # The same, from the moment at which somebody begins to listen, or a task is started that will,
+    # until it has stopped. So there is never more than one.
     _bell: _Bell | None = None
-    _scope: trio.CancelScope | None = None  # of the task that listens
 
     def __init__(self, task_group: TaskGroup) -> None:
         self._run_sync_soon = current_trio_token().run_sync_soon
-        self._task_group: TaskGroup | None = task_group  # None: no short way (any more)
+        self._task_group: TaskGroup | None = task_group  # None: nothing is opened any more
         self._calls: deque[Callable[[], Any]] = deque()
+
+    def make_nap(self) -> Nap:
+        return Nap(self)
 
     def call_soon(self, func: Callable[[], Any]) -> None:
         """From any thread, at any bytecode; never waits. Raises ``RunFinishedError`` at last."""
@@ -77,28 +105,60 @@ class WayIn:
         """Trio has left a note for the whole thread."""
 
     def _arrived(self) -> None:
-        if self._task_group is not None:
-            start_soon, self._task_group = self._task_group.start_soon, None
-            try:
-                inside, bell = _Bell.pair()
-            except OSError:
-                pass  # no file descriptor is free: the long way goes on working
+        if self._calls and self._bell is None and self._task_group is not None:
+            if self._inside is None:
+                try:
+                    self._inside, self._outside = _Bell.pair()
+                except OSError:
+                    self._task_group = None  # no descriptor is free: the long way, for good
             else:
-                self._scope = trio.CancelScope(shield=True)
-                start_soon(self._listen, inside, self._scope, name="dss_anyio: listening")
-                self._bell = bell
+                start_soon, self._task_group = self._task_group.start_soon, None
+                self._bell = self._outside  # what is rung before it listens is heard then
+                start_soon(self.listen, self._inside, Nap(self), name="dss_anyio: listening")
         self._run_calls()
 
+    @property
+    def free_ear(self) -> socket.socket | None:
+        """Where one who sleeps is to listen. None if somebody does, or there is no short way."""
+        return self._inside if self._bell is None else None
+
     @trio.lowlevel.enable_ki_protection  # as in the run's own queue: between two of our states
-    async def _listen(self, inside: socket.socket, scope: trio.CancelScope) -> None:
-        with inside, scope:
-            while True:
-                await wait_readable(inside)
+    async def listen(self, inside: socket.socket, nap: Nap) -> None:
+        """Call what comes until *nap* is over, or until the short way is closed or cut."""
+        self._bell = self._outside
+        try:
+            while self._inside is inside and not nap.is_over:
+                nap.ear = inside
                 try:
-                    inside.recv(4096)  # first empty it, then look into the line
+                    await wait_readable(inside)
+                    if not inside.recv(4096):  # first empty it, then look into the line
+                        raise ConnectionError("the other end was closed")
+                except trio.ClosedResourceError:
+                    pass  # somebody else has woken the nap, or closed the way
                 except BlockingIOError:
                     pass  # the system has said too much
+                except (OSError, trio.BusyResourceError):
+                    # Somebody has closed the descriptor of one of the ends; perhaps the number is
+                    # another one's by now. What was to be heard may be in the line.
+                    self._bell = self._inside = self._outside = None
+                finally:
+                    nap.ear = None
                 self._run_calls()
+        except GeneratorExit:
+            self._calls.clear()  # the run has crashed; in this thread nothing can be called
+            raise
+        finally:
+            # A caller appends to the line, in one step, and then looks for the bell. We take the
+            # bell away, and then act on the line in one step. If ours is the first, the caller
+            # finds no bell, and comes the long way; if not, we find its call now.
+            self._bell = None
+            self._calls.rotate(0)
+            try:
+                self._run_calls()
+            finally:
+                if self._inside is not inside:
+                    with suppress(OSError):
+                        inside.close()
 
     def _run_calls(self) -> None:
         for _ in range(len(self._calls)):  # what comes meanwhile is announced again
@@ -109,11 +169,21 @@ class WayIn:
         return task_group.__aexit__(None, None, None)
 
     def close(self) -> None:
-        """Listen no more; what is called now comes the long way. In the hub's thread."""
+        """Nobody listens any more; what is called now comes the long way. In the hub's thread."""
         self._task_group = None
-        if self._scope is not None:
-            self._bell = None
-            self._scope.cancel()
+        inside, self._inside, self._outside = self._inside, None, None
+        if inside is not None:
+            if self._bell is None:
+                with suppress(OSError):
+                    inside.close()
+            else:
+                _tell(inside)  # whoever listens closes it
+
+
+def _tell(inside: socket.socket) -> None:
+    """Have whoever waits there look up."""
+    with suppress(OSError):  # its descriptor was closed, and this is not Linux
+        notify_closing(inside)
 
 
 def way_in(
