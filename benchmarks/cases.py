@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,6 +27,14 @@ ON_ONE = "round trip, one processor"
 
 LOOPS_ONLY = {"janus": ("asyncio", "uvloop"), "culsans": ("asyncio", "uvloop", "trio")}
 BOUNDED = ("hub", "hub, batches", "culsans", "janus", "aiologic")
+SIZES = {  # of a one way: places and senders
+    "": (math.inf, 1),
+    "4 senders": (math.inf, 4),
+    "16 senders": (math.inf, 16),
+    "1024 places": (1024, 1),
+    "16 places": (16, 1),
+    "1024 places, 4": (1024, 4),
+}
 MANY_SENDERS = ("hub", "hub, batches", "aiologic", "culsans", "janus", "loop's own")
 
 
@@ -82,21 +91,15 @@ def cases() -> Iterator[Case]:
 def measure(case: Case) -> dict[str, float]:
     """The figures of *case*: by their detail, in seconds, bytes, or just a number."""
     workload, contender, backend = case
-    if backend == NO_LOOP:
-        run: Callable[..., Any] = _call
-        one_way_of, round_trip_of = one_way.measure_without_loop, round_trip.measure_without_loop
-    else:
-        name, options = BACKENDS[backend]
-        run = partial(_run, name, options)
-        one_way_of, round_trip_of = one_way.measure, round_trip.measure
+    run = _run_in(backend)
     if workload == "one way":
-        return dict(_one_way(contender, partial(run, one_way_of, contender)))
-    if workload == ON_ONE and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        return dict(_one_way(contender, backend))
+    _stay_on_one(workload)
     if workload in ("round trip", ON_ONE):
         figures: dict[str, float] = {}
         for askers in (1, 4, 16) if workload == "round trip" else (1,):
-            times = run(round_trip_of, contender, askers, 1600)
+            one = round_trip.measure_without_loop if backend == NO_LOOP else round_trip.measure
+            times = run(one, contender, askers, 1600)
             figures.update(_percentiles(times, f", {askers} askers" if askers > 1 else ""))
         return figures
     if workload == "delay":
@@ -125,6 +128,50 @@ def measure(case: Case) -> dict[str, float]:
     return {"": 1 / run(small_things.measure_native, contender, 40_000)}
 
 
+def take_turns(figure: Figure) -> None:
+    """Measure *figure* once for each line that comes, and print the seconds.
+
+    The other side of a ratio does the same in another process; whoever writes the lines lets them
+    take turns. What disturbs one of them for longer than some tenths of a second disturbs both.
+    """
+    _stay_on_one(figure.workload)
+    once = _once(figure)
+    for _ in sys.stdin:
+        print(once(), flush=True)
+
+
+def _once(figure: Figure) -> Callable[[], float]:
+    workload, contender, backend, detail = figure
+    run = _run_in(backend)
+    if workload == "one way":
+        rate_of = partial(_one_way_rate, contender, backend, *SIZES[detail])
+        many: list[int] = []  # items; found out in the first turn
+
+        def seconds_for_an_item() -> float:
+            if not many:
+                many.append(_calibrated(rate_of, 500)[0])
+            return 1 / rate_of(*many)
+
+        return seconds_for_an_item
+    if workload == ON_ONE:
+        return lambda: statistics.median(run(round_trip.measure, contender, 1, 800))
+    if workload == "delay":
+        return lambda: statistics.median(run(small_things.measure_delay, contender, 500, 100)[0])
+    assert workload == "open and close"
+    return lambda: statistics.median(run(small_things.measure_life, contender, 2000))
+
+
+def _stay_on_one(workload: str) -> None:
+    """Run on the same processor as the other side does, if that is what one thread would use."""
+    if workload in (ON_ONE, "open and close") and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def _run_in(backend: str) -> Callable[..., Any]:
+    """How to call a function in *backend*."""
+    return _call if backend == NO_LOOP else partial(_run, *BACKENDS[backend])
+
+
 def _run(backend: str, options: dict[str, Any], func: Callable[..., Any], *args: Any) -> Any:
     return anyio.run(func, *args, backend=backend, backend_options=options)
 
@@ -133,23 +180,34 @@ def _call(func: Callable[..., Any], *args: Any) -> Any:
     return func(*args)
 
 
-def _one_way(contender: str, run: Callable[..., float]) -> Iterator[tuple[str, float]]:
+def _one_way(contender: str, backend: str) -> Iterator[tuple[str, float]]:
     """Seconds for an item: the middle one of three times that are long enough to be measured."""
-    plain = [(math.inf, 1, "")]
+    details = [""]
     if contender in MANY_SENDERS or contender in one_way.WITHOUT_LOOP:
-        plain += [(math.inf, 4, "4 senders"), (math.inf, 16, "16 senders")]
+        details += ["4 senders", "16 senders"]
     if contender in BOUNDED or contender in one_way.WITHOUT_LOOP:
-        plain += [(1024, 1, "1024 places"), (16, 1, "16 places"), (1024, 4, "1024 places, 4")]
+        details += ["1024 places", "16 places", "1024 places, 4"]
     items = 500
-    for size, senders, detail in plain:
-        while True:
-            rate = run(size, senders, items)
-            if items / rate > 0.08:
-                break
-            items = int(min(items * 8, max(items * 2, rate * 0.12)))
-        rates = [rate, run(size, senders, items), run(size, senders, items)]
-        yield detail, 1 / statistics.median(rates)
+    for detail in details:
+        rate_of = partial(_one_way_rate, contender, backend, *SIZES[detail])
+        items, rate = _calibrated(rate_of, items)
+        yield detail, 1 / statistics.median([rate, rate_of(items), rate_of(items)])
         items = max(500, items // 4)
+
+
+def _one_way_rate(contender: str, backend: str, size: float, senders: int, items: int) -> float:
+    one = one_way.measure_without_loop if backend == NO_LOOP else one_way.measure
+    rate: float = _run_in(backend)(one, contender, size, senders, items)
+    return rate
+
+
+def _calibrated(rate_of: Callable[[int], float], items: int) -> tuple[int, float]:
+    """How many items take 80 milliseconds, and how many came in a second then."""
+    while True:
+        rate = rate_of(items)
+        if items / rate > 0.08:
+            return items, rate
+        items = int(min(items * 8, max(items * 2, rate * 0.12)))
 
 
 def _percentiles(times: list[float], of: str = "") -> dict[str, float]:
@@ -175,6 +233,21 @@ class Target(NamedTuple):
     must: float
     aim: float
     speed: bool = False  # the ratio of rates, not of seconds
+
+    @property
+    def in_turns(self) -> Case | None:
+        """What its two sides are measured as, if they take turns; else they are other cases'."""
+        if self.other is None or self.ours.workload == "idle":
+            return None
+        return Case("in turns", self.what, self.ours.backend)
+
+    @property
+    def sides(self) -> tuple[Figure, Figure | None]:
+        """The figures that are compared."""
+        case = self.in_turns
+        if case is None:
+            return self.ours, self.other
+        return Figure(*case, "ours"), Figure(*case, "other")
 
 
 def _one(contender: str, backend: str, detail: str = "") -> Figure:

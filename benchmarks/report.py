@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyperf
 from matplotlib.figure import Figure as Chart
@@ -16,14 +16,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .cases import BACKENDS, NO_LOOP, Case, Figure, Target, cases, targets
+from .cases import BACKENDS, NO_LOOP, Figure, Target, cases, targets
 
 Figures = Mapping[Figure, Sequence[float]]
+T_Case = TypeVar("T_Case")
 
 console = Console()
 
 
-def progress(cases: Sequence[Case], rounds: int) -> Iterator[Case]:
+def progress(cases: Sequence[T_Case], rounds: int) -> Iterator[T_Case]:
     """All of *cases* in turn, *rounds* times."""
     for turn in range(1, rounds + 1):
         yield from track(cases, f"round {turn} of {rounds}", console=console, transient=True)
@@ -35,19 +36,21 @@ def progress(cases: Sequence[Case], rounds: int) -> Iterator[Case]:
 def show(figures: Figures) -> None:
     _show_targets(figures)
     for workload in dict.fromkeys(figure.workload for figure in figures):
-        _show_workload(figures, workload)
+        if workload != "in turns":
+            _show_workload(figures, workload)
 
 
 def ratio(target: Target, figures: Figures) -> tuple[float, float, float] | None:
     """The median over the rounds, and the lowest and the highest. None if it was not measured."""
-    ours = figures.get(target.ours)
+    side, other_side = target.sides
+    ours = figures.get(side)
     if ours is None:
         return None
-    if target.other is None:
+    if other_side is None:
         scale = 1e6 if target.ours.workload == "offer" else 1.0
         ratios = [scale * value for value in ours]
     else:
-        other = figures.get(target.other)
+        other = figures.get(other_side)
         if other is None:
             return None
         pairs = list(zip(ours, other, strict=True))
@@ -140,7 +143,8 @@ def write(figures: Figures, folder: Path) -> None:
 
 def read(path: Path) -> Figures:
     """The figures of an earlier run; those that were zero are missing."""
-    prefixes = {", ".join(case): case for case in cases()}
+    known = [*cases(), *(target.in_turns for target in targets())]
+    prefixes = {", ".join(case): case for case in known if case is not None}
     figures: dict[Figure, Sequence[float]] = {}
     for benchmark in pyperf.BenchmarkSuite.load(str(path)).get_benchmarks():
         name = str(benchmark.get_name())

@@ -37,6 +37,14 @@ def test_a_queued_item_takes_eight_bytes() -> None:
     assert 8 <= figures("memory", "hub", "asyncio")[""] < 9
 
 
+def test_one_who_takes_turns_measures_once_for_each_line() -> None:
+    taken = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--turns", "one way", "hub", "asyncio", "1024 places"],
+        cwd=ROOT, input="\n\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [0 < float(seconds) < 1e-3 for seconds in taken.stdout.splitlines()] == [True] * 2
+
+
 def test_each_target_is_measured() -> None:
     program = (
         "from benchmarks.cases import cases, targets\n"
