@@ -13,7 +13,7 @@ help:
 	@echo "make check   lint, types, docs"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make tox     the tests on every CPython that is installed"
-	@echo "make bench   how fast it is, against everything else (15 minutes); BENCHARGS=--only-targets: 6"
+	@echo "make bench   how fast it is, against everything else (20 minutes); BENCHARGS=--only-targets: 5"
 	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
 	@echo "make suite   anyio's own tests for what a hub and its portal do as well"
 	@echo "make package build what would be published, and install it where nothing else is"
