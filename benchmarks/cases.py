@@ -135,30 +135,29 @@ def take_turns(figure: Figure) -> None:
     take turns. What disturbs one of them for longer than some tenths of a second disturbs both.
     """
     _stay_on_one(figure.workload)
-    once = _once(figure)
+    turns = _turns(figure)
     for _ in sys.stdin:
-        print(once(), flush=True)
+        print(next(turns), flush=True)
 
 
-def _once(figure: Figure) -> Callable[[], float]:
+def _turns(figure: Figure) -> Iterator[float]:
+    """The seconds, measured anew each time; how many items it takes is found out in the first."""
     workload, contender, backend, detail = figure
     run = _run_in(backend)
     if workload == "one way":
         rate_of = partial(_one_way_rate, contender, backend, *SIZES[detail])
-        many: list[int] = []  # items; found out in the first turn
-
-        def seconds_for_an_item() -> float:
-            if not many:
-                many.append(_calibrated(rate_of, 500)[0])
-            return 1 / rate_of(*many)
-
-        return seconds_for_an_item
-    if workload == ON_ONE:
-        return lambda: statistics.median(run(round_trip.measure, contender, 1, 800))
-    if workload == "delay":
-        return lambda: statistics.median(run(small_things.measure_delay, contender, 500, 100)[0])
-    assert workload == "open and close"
-    return lambda: statistics.median(run(small_things.measure_life, contender, 2000))
+        items, _ = _calibrated(rate_of, 500)
+        while True:
+            yield 1 / rate_of(items)
+    while True:
+        if workload == ON_ONE:
+            times = run(round_trip.measure, contender, 1, 800)
+        elif workload == "delay":
+            times, _ = run(small_things.measure_delay, contender, 500, 100)
+        else:
+            assert workload == "open and close"
+            times = run(small_things.measure_life, contender, 2000)
+        yield statistics.median(times)
 
 
 def _stay_on_one(workload: str) -> None:
