@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     class Ticks:  # a subclass of the real one would be called "count[int]"
         def __next__(self) -> int: ...
 else:
-    from itertools import count as Ticks  # noqa: N812
+    from itertools import count as Ticks  # noqa: N812  # used as a class, as above
 
 
 class Counter(Ticks):

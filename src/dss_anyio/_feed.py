@@ -91,6 +91,7 @@ class Feed(Generic[T_Item]):
         while not self._put(item):
             call_soon = call_soon_here()
             woken = Event()
+            # Called too late, it wakes the wait of the next round, which looks again.
             question = Question(self._lane, "feed.send", lambda: call_soon(woken.set))  # noqa: B023
             await self._sleep(question, woken)
             if self._mailbox.ended:
