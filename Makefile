@@ -5,7 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test check docs tox bench soak suite package mutants schedules clean
+.PHONY: help demo test check docs tox newer bench soak suite package mutants schedules clean
 
 help:
 	@echo "make demo    three libraries with threads of their own send into one hub; on asyncio, then trio"
@@ -13,6 +13,7 @@ help:
 	@echo "make check   lint, types, docs"
 	@echo "make docs    build the documentation into docs/_build/html"
 	@echo "make tox     the tests on every CPython that is installed"
+	@echo "make newer   the same on CPythons newer than this machine's Debian, which it fetches (root)"
 	@echo "make bench   how fast it is, against everything else (20 minutes); BENCHARGS=--only-targets: 5"
 	@echo "make soak    everything at once, a minute; SOAKARGS='--seconds 1800': half an hour"
 	@echo "make suite   anyio's own tests for what a hub and its portal do as well"
@@ -31,9 +32,10 @@ test: $(VENV)/ready-test
 check: $(VENV)/ready-dev docs
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m mypy
 	$(RUN) -m pyright --pythonpath $(RUN)
-	$(RUN) -m pyright --pythonpath $(RUN) --pythonversion 3.14
+	$(RUN) -m pyright --pythonpath $(RUN) --pythonversion 3.15
 	@# --verifytypes asks the "python" that it finds first where the package is
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" pyright --verifytypes dss_anyio --ignoreexternal
 	@# "make test" has no type checkers and skips these
@@ -50,6 +52,9 @@ tox: $(VENV)/ready-dev
 			PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
 		done; \
 	fi; PATH="$$PATH:/opt/python3.13t/bin" $(RUN) -m tox run $(TOXARGS)
+
+newer:
+	tests/newer_pythons.sh tox -e 3.14,3.15 $(TOXARGS)
 
 bench: $(VENV)/ready-bench
 	$(RUN) -m benchmarks $(BENCHARGS)
@@ -84,6 +89,9 @@ $(VENV)/ready:
 	@$(PIP) install --upgrade 'pip>=25.1'  # the first that installs dependency groups
 	@touch $@
 
-$(VENV)/ready-%: $(VENV)/ready pyproject.toml
+# The extension module lies in src, and is built anew when its sources have changed.
+NATIVE := hatch_build.py $(wildcard src/dss_anyio/_native/*.[ch] src/dss_anyio/_native/include/*.h)
+
+$(VENV)/ready-%: $(VENV)/ready pyproject.toml $(NATIVE)
 	$(PIP) install --editable . --group $*
 	@touch $@

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from . import one_way, round_trip, small_things
+from . import native, one_way, round_trip, small_things
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),
@@ -36,6 +36,15 @@ SIZES = {  # of a one way: places and senders
     "1024 places, 4": (1024, 4),
 }
 MANY_SENDERS = ("hub", "hub, batches", "aiologic", "culsans", "janus", "loop's own")
+
+
+FROM_C = {  # of a one way from a thread of C: who sends, and is it received in batches?
+    "native": ("native", False),
+    "native, batches": ("native", True),
+    "ctypes": ("ctypes", False),
+    "ctypes, batches": ("ctypes", True),
+    "ctypes, state kept, batches": ("ctypes, state kept", True),
+}
 
 
 class Case(NamedTuple):
@@ -80,9 +89,24 @@ def cases() -> Iterator[Case]:
         yield Case("wakes", "hub", backend)
         for contender in ("unbounded", "bounded"):
             yield Case("offer", contender, backend)
+            yield Case("offer", f"send_callback, {contender}", backend)
     for contender in ("hub", "hub, source", "aiologic", "culsans"):
         yield Case("memory", contender, "asyncio")
+    for what in ("clone and close", "register", "end", "give up"):
+        for place in ("1st", "10,000th"):
+            yield Case("many portals", f"{what}, {place}", "asyncio")
+    for contender in ("hub", "sources"):
+        yield Case("latest", contender, "asyncio")
     yield Case("datagrams", "polled hub", NO_LOOP)
+    if native.is_there():
+        for contender in ("native", "ctypes"):
+            yield Case("send in C", contender, "asyncio")
+            for backend in ("asyncio", "trio"):
+                yield Case("ask in C", contender, backend)
+                yield Case("way from C", contender, backend)
+        for contender in FROM_C:
+            yield Case("one way from C", contender, "asyncio")
+        yield Case("call in C", "c_callback", NO_LOOP)
 
 
 # -- In the process of one case --------------------------------------------------------------------
@@ -116,6 +140,10 @@ def measure(case: Case) -> dict[str, float]:
         return _percentiles(run(small_things.measure_offer, contender, 100_000))
     if workload == "open and close":
         return _percentiles(run(small_things.measure_life, contender, 300))
+    if workload == "many portals":
+        return {"": statistics.median(run(small_things.measure_many_portals, contender, 25))}
+    if workload == "latest":
+        return {"": run(small_things.measure_latest, contender, 4, 200_000)}
     if workload == "idle":
         return {"": run(small_things.measure_idle, contender, 100, 1.0)}
     if workload == "memory":
@@ -124,6 +152,21 @@ def measure(case: Case) -> dict[str, float]:
         return {"": run(small_things.measure_wakes, 100_000)}
     if workload == "datagrams":
         return {"": small_things.measure_datagrams(100_000)}
+    if workload == "send in C":
+        sends = partial(run, native.measure_sends, contender)
+        figures = _percentiles(sends(True, 300), ", computing")
+        figures.update(_percentiles(sends(False, 300), ", idle"))
+        return figures
+    if workload == "one way from C":
+        rate_of = partial(run, native.measure_rate, *FROM_C[contender])
+        items, rate = _calibrated(rate_of, 200)
+        return {"": 1 / statistics.median([rate, rate_of(items), rate_of(items)])}
+    if workload == "ask in C":
+        return _percentiles(run(native.measure_asks, contender, 300))
+    if workload == "way from C":
+        return _percentiles(run(native.measure_way, contender, 300))
+    if workload == "call in C":
+        return {"": native.measure_calls(50_000)}
     assert workload == "threads of C"
     return {"": 1 / run(small_things.measure_native, contender, 40_000)}
 
@@ -149,11 +192,33 @@ def _turns(figure: Figure) -> Iterator[float]:
         items, _ = _calibrated(rate_of, 500)
         while True:
             yield 1 / rate_of(items)
+    if workload == "one way from C":
+        rate_of = partial(run, native.measure_rate, *FROM_C[contender])
+        items, _ = _calibrated(rate_of, 200)
+        while True:
+            yield 1 / rate_of(items)
     while True:
         if workload == ON_ONE:
             times = run(round_trip.measure, contender, 1, 800)
+        elif workload == "round trip":
+            # On which processor a new thread runs is a matter of chance: so eight threads, not one.
+            times = [
+                seconds for _ in range(8) for seconds in run(round_trip.measure, contender, 1, 300)
+            ]
         elif workload == "delay":
             times, _ = run(small_things.measure_delay, contender, 500, 100)
+        elif workload == "offer":
+            times = run(small_things.measure_offers, contender, 200)
+        elif workload == "send in C":
+            times = run(native.measure_sends, contender, detail.endswith("computing"), 100)
+        elif workload == "ask in C":
+            times = run(native.measure_asks, contender, 100)
+        elif workload == "way from C":
+            times = run(native.measure_way, contender, 100)
+        elif workload == "many portals":
+            times = run(small_things.measure_many_portals, contender, 25)
+        elif workload == "latest":
+            times = [run(small_things.measure_latest, contender, 4, 100_000)]
         else:
             assert workload == "open and close"
             times = run(small_things.measure_life, contender, 2000)
@@ -161,8 +226,9 @@ def _turns(figure: Figure) -> Iterator[float]:
 
 
 def _stay_on_one(workload: str) -> None:
-    """Run on the same processor as the other side does, if that is what one thread would use."""
-    if workload in (ON_ONE, "open and close") and hasattr(os, "sched_setaffinity"):
+    """Run on the same processor as the other side, if only one thread at a time has work to do."""
+    alone = (ON_ONE, "open and close", "offer", "many portals")
+    if workload in alone and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
@@ -263,8 +329,8 @@ def targets() -> Iterator[Target]:
     def shorter(what: str, ours: Figure, other: Figure, must: float, aim: float) -> Target:
         return Target(what, ours, other, False, must, aim)
 
-    yield faster("async for, asyncio / aiologic", _one("hub", "asyncio"), peer, 2.0, 4)
-    yield faster("async for, trio / aiologic on trio", _one("hub", "trio"), peer_on_trio, 8, 15)
+    yield faster("async for, asyncio / aiologic", _one("hub", "asyncio"), peer, 2.5, 4)
+    yield faster("async for, trio / aiologic on trio", _one("hub", "trio"), peer_on_trio, 12, 20)
     for backend in ("asyncio", "trio"):
         yield faster(
             f"bounded hub (1024), send, {backend} / aiologic unbounded, asyncio",
@@ -278,7 +344,7 @@ def targets() -> Iterator[Target]:
             f"receive_many, {backend} / SimpleQueue",
             _one("hub, batches", backend),
             floor,
-            0.25,
+            0.5,
             1,
         )
     for backend in BACKENDS:
@@ -294,7 +360,7 @@ def targets() -> Iterator[Target]:
             f"4 senders / 1 sender, {backend}",
             _one("hub", backend, "4 senders"),
             _one("hub", backend),
-            0.8,
+            0.9,
             1.2,
         )
     for backend in ("asyncio", "trio"):
@@ -303,23 +369,33 @@ def targets() -> Iterator[Target]:
             f"request, serve, {backend} / BlockingPortal.call",
             Figure(ON_ONE, "hub.serve", backend, "median"),
             portal,
-            0.45,
+            0.42,
             0.25,
         )
         yield shorter(
             f"portal.call, {backend} / BlockingPortal.call",
             Figure(ON_ONE, "hub.call", backend, "median"),
             portal,
-            0.4,
+            0.36,
             0.25,
         )
+    for backend in ("asyncio", "trio"):
+        by_hand = Figure("round trip", "by hand", backend, "median")
+        for what, contender in (("request, serve", "hub.serve"), ("portal.call", "hub.call")):
+            yield shorter(
+                f"{what}, {backend} / by hand, threads where the system puts them",
+                Figure("round trip", contender, backend, "median"),
+                by_hand,
+                1.25,
+                1.1,
+            )
     for backend in ("asyncio", "trio"):
         yield shorter(
             f"one item into an idle loop, {backend} / the loop's own queue",
             Figure("delay", "hub", backend, "median"),
             Figure("delay", "loop's own", backend, "median"),
-            1.0,
             0.85,
+            0.65,
         )
     for backend in BACKENDS:
         yield Target(
@@ -343,20 +419,48 @@ def targets() -> Iterator[Target]:
         Figure("offer", "unbounded", "asyncio", "median"),
         None,
         False,
-        0.5,
-        0.15,
+        0.2,
+        0.08,
     )
+    for size, where in (("unbounded", "unbounded hub"), ("bounded", "bounded hub with room")):
+        yield shorter(
+            f"send_callback / offer, the receiver is busy, {where}",
+            Figure("offer", f"send_callback, {size}", "asyncio", "median"),
+            Figure("offer", size, "asyncio", "median"),
+            1.3,
+            1.1,
+        )
     yield Target(
-        "memory of a queued item, bytes", Figure("memory", "hub", "asyncio", ""), None, False, 16, 8
+        "memory of a queued item, bytes", Figure("memory", "hub", "asyncio", ""), None, False, 9, 8
     )
     for backend in ("asyncio", "trio"):
         yield shorter(
             f"open, one item, close, {backend} / BlockingPortal",
             Figure("open and close", "hub", backend, "median"),
             Figure("open and close", "BlockingPortal", backend, "median"),
+            1.75,
+            1.2,
+        )
+    for what, contender in (
+        ("clone() and close() of the 10,000th portal / the first", "clone and close"),
+        ("registering the 10,000th source / the first", "register"),
+        ("ending the 10,000th source / the first", "end"),
+        ("giving up as the 10,000th that waits for room / the first", "give up"),
+    ):
+        yield shorter(
+            what,
+            Figure("many portals", f"{contender}, 10,000th", "asyncio", ""),
+            Figure("many portals", f"{contender}, 1st", "asyncio", ""),
             1.5,
             1,
         )
+    yield faster(
+        'a thousand sources with (1, "drop_oldest"), 4 senders / one hub with that policy',
+        Figure("latest", "sources", "asyncio", ""),
+        Figure("latest", "hub", "asyncio", ""),
+        0.5,
+        0.8,
+    )
     for backend in BACKENDS:
         yield Target(
             f"processor while idle with 100 sources, {backend}, percent more than without",
@@ -366,3 +470,65 @@ def targets() -> Iterator[Target]:
             0.1,
             0.1,
         )
+    if native.is_there():
+        yield from _targets_from_c(floor)
+
+
+def _targets_from_c(floor: Figure) -> Iterator[Target]:
+    """What threads do that never enter Python."""
+
+    def faster(what: str, ours: Figure, other: Figure, must: float, aim: float) -> Target:
+        return Target(what, ours, other, True, must, aim, speed=True)
+
+    for cut, must, aim in (("median", 0.5, 0.05), ("p99", 3, 0.5)):
+        yield Target(
+            f"dss_send while Python computes, {cut}, microseconds",
+            Figure("send in C", "native", "asyncio", f"{cut}, computing"),
+            None,
+            False,
+            must,
+            aim,
+        )
+    yield faster(
+        "dss_send, the loop idle / a ctypes callback",
+        Figure("send in C", "native", "asyncio", "median, idle"),
+        Figure("send in C", "ctypes", "asyncio", "median, idle"),
+        8,
+        12,
+    )
+    for ours, how, rows in (
+        (
+            "native, batches",
+            "receive_many",
+            (("ctypes, batches", 100, 400), ("ctypes, state kept, batches", 25, 80), ("", 1, 2)),
+        ),
+        ("native", "async for", (("ctypes", 50, 100), ("", 0.25, 0.45))),
+    ):
+        for other, must, aim in rows:
+            yield faster(
+                f"64 bytes from C, {how} / {other or 'SimpleQueue'}",
+                Figure("one way from C", ours, "asyncio", ""),
+                Figure("one way from C", other, "asyncio", "") if other else floor,
+                must,
+                aim,
+            )
+    for what, workload, must, aim in (
+        ("dss_ask", "ask in C", 2.5, 3.5),
+        ("from dss_send to the handler", "way from C", 1.8, 2.5),
+    ):
+        for backend in ("asyncio", "trio"):
+            yield faster(
+                f"{what}, {backend} / a ctypes callback",
+                Figure(workload, "native", backend, "median"),
+                Figure(workload, "ctypes", backend, "median"),
+                must,
+                aim,
+            )
+    yield Target(
+        "one call of a c_callback, nanoseconds",
+        Figure("call in C", "c_callback", NO_LOOP, ""),
+        None,
+        False,
+        150,
+        80,
+    )

@@ -47,7 +47,7 @@ def ratio(target: Target, figures: Figures) -> tuple[float, float, float] | None
     if ours is None:
         return None
     if other_side is None:
-        scale = 1e6 if target.ours.workload == "offer" else 1.0
+        scale = {"offer": 1e6, "send in C": 1e6, "call in C": 1e9}.get(target.ours.workload, 1.0)
         ratios = [scale * value for value in ours]
     else:
         other = figures.get(other_side)

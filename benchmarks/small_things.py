@@ -1,9 +1,13 @@
-"""What is not throughput: delays, wakes, memory, opening and closing, being idle, threads of C."""
+"""What is not throughput.
+
+Delays, wakes, memory, opening and closing, many portals, being idle, threads of C.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import itertools
 import math
 import shutil
 import socket
@@ -122,32 +126,76 @@ async def _measure_callback(delays: list[float], per_second: float, items: int) 
     thread.join()
 
 
-# -- offer() while the receiver is busy ------------------------------------------------------------
+# -- offer() and send_callback() while the receiver is busy ----------------------------------------
 
 
 async def measure_offer(contender: str, many: int) -> list[float]:
-    """Seconds inside each ``offer()``, less what reading the clock takes, while the loop hangs."""
+    """Seconds inside each call, less what reading the clock takes.
+
+    See ``_while_busy`` for what is called.
+    """
     clock = time.perf_counter
     seconds: list[float] = []
 
-    def run() -> None:
+    def call(send: Callable[[int], object]) -> None:
         overhead = []
         for _ in range(many):
             begun = clock()
             overhead.append(clock() - begun)
         nothing = statistics.median(overhead)
-        offer = hub.portal.offer
         for number in range(many):
             begun = clock()
-            offer(number)
+            send(number)
             seconds.append(clock() - begun - nothing)
-        done.set()
+
+    await _while_busy(contender, many, call)
+    return seconds
+
+
+async def measure_offers(contender: str, lots: int) -> list[float]:
+    """Seconds for one call: the mean of each thousand, less what the ``for`` around them takes.
+
+    This is for ratios. Reading the clock around each call can take longer than the call.
+    """
+    clock = time.perf_counter
+    seconds: list[float] = []
+
+    def call(send: Callable[[int], object]) -> None:
+        for lot in range(lots):
+            numbers = range(lot * 1000, (lot + 1) * 1000)
+            begun = clock()
+            for number in numbers:
+                send(number)
+            sent = clock()
+            for _ in numbers:
+                pass
+            seconds.append((sent - begun - (clock() - sent)) / 1000)
+
+    await _while_busy(contender, lots * 1000, call)
+    return seconds
+
+
+async def _while_busy(
+    contender: str, many: int, call: Callable[[Callable[[int], object]], None]
+) -> None:
+    """Run *call* in a thread while the event loop's thread is blocked.
+
+    *call* is given ``portal.offer`` or a send callback, and sends *many* items with it, each as the
+    only argument. The hub is unbounded, or has a place for each of these items.
+    """
+
+    def run() -> None:
+        portal = hub.portal
+        try:
+            call(portal.send_callback() if contender.startswith("send_callback") else portal.offer)
+        finally:
+            done.set()
 
     done = threading.Event()
-    async with dss.open_hub[int](math.inf if contender == "unbounded" else many) as hub:
+    async with dss.open_hub[int](math.inf if contender.endswith("unbounded") else many) as hub:
         threading.Thread(target=run).start()
         done.wait()
-    return seconds
+        assert len(hub) == many  # accepting an item is measured, not dropping it
 
 
 # -- Wakes -----------------------------------------------------------------------------------------
@@ -236,6 +284,96 @@ async def measure_life(contender: str, many: int) -> list[float]:
         await live()
         seconds.append(time.perf_counter() - begun)
     return seconds
+
+
+IN_A_BATCH = 200  # portals, sources or senders
+
+
+async def measure_many_portals(contender: str, batches: int) -> list[float]:
+    """Seconds for one portal, source or sender that comes or goes: the mean of each batch.
+
+    "1st": before each batch the hub has no others. "10,000th": it has so many others that the last
+    one of the batch is the 10,000th. Each batch ends before the next one, whose sources have new
+    names. "register" is the beginning of a source alone, and "end" its end; "give up" is what a
+    sender does that waits for room, the last one first.
+    """
+    what, _, place = contender.rpartition(", ")
+    numbers = itertools.count()
+    async with dss.open_hub[int](1) as hub:
+        hub.portal.send_nowait(0)  # so there is no room
+
+        def clone() -> Callable[[], object]:
+            return hub.portal.clone().close
+
+        def register() -> Callable[[], object]:
+            return hub.register(f"source {next(numbers)}").close
+
+        def wait_for_room() -> Callable[[], object]:
+            return hub.portal.request_soon(0).cancel
+
+        make = {"clone and close": clone, "give up": wait_for_room}.get(what, register)
+
+        def one_batch() -> float:
+            begun = time.perf_counter()
+            endings = [make() for _ in range(IN_A_BATCH)]
+            made = time.perf_counter()
+            for end in reversed(endings):
+                end()
+            ended = time.perf_counter()
+            since, until = {
+                "clone and close": (begun, ended),
+                "register": (begun, made),
+            }.get(what, (made, ended))
+            return (until - since) / IN_A_BATCH
+
+        others = [make() for _ in range(0 if place == "1st" else 10_000 - IN_A_BATCH)]
+        seconds = [one_batch() for _ in range(batches)]
+        for end in reversed(others):
+            end()
+    return seconds
+
+
+TOPICS = 1000
+
+
+async def measure_latest(contender: str, senders: int, items: int) -> float:
+    """Seconds for each item that is accepted where only the latest value counts.
+
+    The program receives meanwhile. "sources": each of a thousand topics is a source with (1,
+    "drop_oldest") of its own; "hub": all are sent to a hub that has this policy.
+    """
+    async with dss.open_hub[int](1, overflow="drop_oldest") as hub:
+        offers = [hub.portal.offer] * TOPICS
+        if contender == "sources":
+            offers = [
+                hub.register(f"topic {number}", max_buffer_size=1, overflow="drop_oldest").offer
+                for number in range(TOPICS)
+            ]
+
+        def send() -> None:
+            for number in range(items // senders // TOPICS):
+                for offer in offers:
+                    offer(number)
+
+        def send_all() -> float:
+            threads = [threading.Thread(target=send) for _ in range(senders)]
+            begun = time.perf_counter()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return time.perf_counter() - begun
+
+        async def receive() -> None:
+            while True:
+                await hub.receive_many()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receive)
+            seconds = await anyio.to_thread.run_sync(send_all)
+            tasks.cancel_scope.cancel()
+        accepted = hub.statistics().sent
+    return seconds / accepted
 
 
 async def measure_idle(contender: str, sources: int, seconds: float) -> float:

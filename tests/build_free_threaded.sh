@@ -12,16 +12,17 @@ if [ -x "$prefix/bin/python3.13t" ]; then
     exit 0
 fi
 
+apt-get update -qq
+mirror=$("$(dirname "$0")/debian_mirror.sh")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
-echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]" \
-    "http://deb.debian.org/debian $suite main" >"$work/sources.list"
+echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" \
+    >"$work/sources.list"
 # A list of sources of its own, so that nothing of that suite is ever installed.
 apt="apt-get -qq -o Dir::Etc::sourcelist=$work/sources.list -o Dir::Etc::sourceparts=-
     -o Dir::State::lists=$work/lists -o Dir::Cache=$work/cache"
 
-apt-get update -qq
 apt-get install -qq -y gcc make xz-utils pkg-config libssl-dev zlib1g-dev libffi-dev libbz2-dev \
     liblzma-dev libsqlite3-dev >/dev/null
 $apt update

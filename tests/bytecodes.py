@@ -17,9 +17,13 @@ import dss_anyio as dss
 # an object is not among them: a finalizer could run there.)
 OF_ITS_OWN = (
     *("LOAD_FAST", "LOAD_CONST", "LOAD_CLOSURE", "PUSH_NULL", "COPY", "SWAP", "DUP_TOP", "ROT_"),
-    *("PRECALL", "KW_NAMES", "RESUME", "NOP", "EXTENDED_ARG", "JUMP_", "SETUP_", "POP_BLOCK"),
+    *("PRECALL", "KW_NAMES", "RESUME", "NOP", "NOT_TAKEN", "EXTENDED_ARG", "JUMP_", "SETUP_"),
+    "POP_BLOCK",
 )
-NOP = dis.opmap["NOP"]
+# Nothing comes in before these, whatever a trace function can do there: they are not even executed,
+# or only for who counts branches (3.14 and later). Where one begins a ``try``, or ends a condition
+# in it, it is not in that ``try``.
+NOBODY_THERE = {dis.opmap[name] for name in ("NOP", "NOT_TAKEN") if name in dis.opmap}
 
 
 @cache
@@ -32,25 +36,28 @@ def shared(code: CodeType) -> set[int]:
 
 @contextmanager
 def before_bytecode(
-    at: int, intrude: Callable[[], object], only_shared: bool = False
+    at: int,
+    intrude: Callable[[], object],
+    only_shared: bool = False,
+    inside_of: tuple[str, ...] = ("dss_anyio.",),
 ) -> Iterator[list[bool]]:
     """Call *intrude* before bytecode number *at* that this thread runs inside of the library.
 
     Yields a list that is not empty once that has happened. With *only_shared* it counts those only
     before which it makes a difference, if *intrude* does not raise. If it raises, all may differ,
-    because it may be outside of a ``try`` or inside.
+    because it may be outside of a ``try`` or inside. *inside_of* names further modules.
     """
     left = at
     intruded: list[bool] = []
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        if not frame.f_globals.get("__name__", "").startswith("dss_anyio."):
+        if not frame.f_globals.get("__name__", "").startswith(inside_of):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and not intruded:
-            if frame.f_code.co_code[frame.f_lasti] == NOP:
-                return trace  # nothing comes in there; and where it begins a "try", it is not in it
+            if frame.f_code.co_code[frame.f_lasti] in NOBODY_THERE:
+                return trace
             if only_shared and frame.f_lasti not in shared(frame.f_code):
                 return trace
             if not left:
@@ -71,10 +78,14 @@ def before_bytecode(
 
 
 def run_interrupted(
-    act: Callable[[], object], intrude: Callable[[], object], at: int, only_shared: bool = False
+    act: Callable[[], object],
+    intrude: Callable[[], object],
+    at: int,
+    only_shared: bool = False,
+    inside_of: tuple[str, ...] = ("dss_anyio.",),
 ) -> bool:
     """Call *act*, and *intrude* before its bytecode number *at*. False if there is no such one."""
-    with before_bytecode(at, intrude, only_shared) as intruded:
+    with before_bytecode(at, intrude, only_shared, inside_of) as intruded:
         act()
     return bool(intruded)
 

@@ -18,6 +18,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytest
+from watched import bare, runtime, watched  # noqa: F401  # fixtures
 
 from dss_anyio.testing import nothing_left_behind
 
@@ -29,12 +30,20 @@ BACKENDS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
+PYPY = sys.implementation.name == "pypy"
+if PYPY:
+    del BACKENDS["uvloop"]  # it is made for CPython
+
+ON_ASYNCIO = {name: backend for name, backend in BACKENDS.items() if name != "trio"}
+asyncio_only = pytest.mark.parametrize("anyio_backend", ON_ASYNCIO.values(), ids=ON_ASYNCIO)
 
 # What the tests of some libraries import, from the dependency group "test".
 GUESTS = {
     *("can", "culsans", "grpc", "janus", "lupa", "miniaudio", "ortools", "paho", "PySide6"),
-    *("prometheus_client", "pygame", "rich", "waitress", "watchdog", "zenoh"),
+    *("prometheus_client", "pybind11", "pygame", "rich", "waitress", "watchdog", "zenoh"),
 }
+if sys.version_info >= (3, 15):
+    GUESTS.remove("ortools")  # see pyproject.toml
 
 ANYIO = tuple(int(number) for number in version("anyio").split(".")[:2])
 WITHOUT_GIL = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -78,10 +87,18 @@ def strike(thread: int, exc: type[BaseException], struck: threading.Event) -> fl
     return at
 
 
+def registered(hub: Any) -> list[str]:
+    """The names of the registered sources. (Statistics tell of those that have ended, too.)"""
+    return [name for name, each in hub.statistics().sources.items() if each.registered]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def little_to_collect() -> Iterator[None]:
     """Let the tests' own collections look at what the tests have made, and at nothing older."""
     gc.collect()
+    if PYPY:  # has nothing like it
+        yield
+        return
     gc.freeze()
     yield
     gc.unfreeze()

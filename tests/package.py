@@ -1,12 +1,15 @@
 """Build what would be published, and be the one who installs it: ``make package``.
 
-The sdist is built, from it the wheel; both are checked, and compared with what git has. Then the
-wheel goes into an empty environment, with what it asks for and nothing else: no trio, uvloop, rich.
+The sdist is built, and from it two wheels: one with the extension module, and one as it comes out
+where there is no C compiler. All are checked, and compared with what git has. Then each wheel goes
+into an empty environment, with what it asks for and nothing else: no trio, uvloop, rich.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -17,15 +20,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+PURE = "-py3-none-any.whl"
+NO_COMPILER = "/bin/false"  # is there, and compiles nothing
+
 # Run where only the wheel is, and what that asks for.
 PROGRAM = """
-import importlib.util, sys, threading
+import ctypes, importlib.util, sys, threading
 from importlib.metadata import requires, version
 import anyio
 import dss_anyio as dss
+from dss_anyio import _native
 
 assert not any(map(importlib.util.find_spec, ("trio", "uvloop", "rich")))
-assert version("dss_anyio") == sys.argv[1]
+assert version("dss_anyio") == dss.__version__ == sys.argv[1]
+
+assert (_native.dss is not None) is (sys.argv[2] == "native"), _native.why_not
+CB = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p)
+with dss.open_polled_hub() as hub:
+    callback = hub.portal.c_callback(CB, returns=3)
+    assert callback(b"from C") == 3
+    assert hub.poll() == [(b"from C",)]
+    assert callback.native is (sys.argv[2] == "native"), callback.native
 
 async def main():
     async with dss.open_hub() as hub:
@@ -50,42 +65,118 @@ from dss_anyio import testing
 """
 
 
-def run(*command: str | Path, status: int = 0) -> str:
+def run(*command: str | Path, status: int = 0, **environ: str) -> str:
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=False, cwd=tempfile.gettempdir()
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environ},
     )
     assert done.returncode == status, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
 
+# What lies about in a developer's folder, and git does not have.
+LIES_ABOUT = (".env", "id_rsa", "notes.txt", "core", "src/dss_anyio/.env", "src/dss_anyio/key.pem")
+LIES_ABOUT += (
+    "src/id_rsa",
+    "tests/.env",
+    "docs/.env",
+    "docs/_static/secret.txt",
+    "examples/id_rsa",
+)
+LIES_ABOUT += (
+    "tests/model/pan.trail",
+    "benchmarks/result.json",
+    ".ci/token",
+    ".vscode/settings.json",
+)
+
+
+def check_that_nothing_else_is_packed(
+    directory: Path, packed: set[str], installed: set[str]
+) -> None:
+    """Build from a copy in which there are files that nobody wants to publish."""
+    copy = directory / "copy"
+    for path in (*(packed - {"PKG-INFO"}), *LIES_ABOUT):
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        if path in packed:
+            shutil.copy(ROOT / path, copy / path)
+        else:
+            (copy / path).write_text("secret")
+    run(sys.executable, "-m", "build", "--sdist", "--wheel", "--outdir", copy / "dist", copy)
+    [sdist], [wheel] = (copy / "dist").glob("*.tar.gz"), (copy / "dist").glob("*.whl")
+    assert files_of_sdist(sdist) == packed, files_of_sdist(sdist) ^ packed
+    assert modules_of_wheel(wheel) == installed, modules_of_wheel(wheel) ^ installed
+
+
+def files_of_sdist(sdist: Path) -> set[str]:
+    with tarfile.open(sdist) as archive:
+        return {name.split("/", 1)[1] for name in archive.getnames()}
+
+
+def modules_of_wheel(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def check_that_it_works(wheel: Path, folder: Path) -> None:
+    """Be the one who installs it. In *folder*, where nothing else is."""
+    venv.create(folder, with_pip=True)
+    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    run(python, "-m", "pip", "--disable-pip-version-check", "install", wheel)
+    release = re.split("-", wheel.name)[1]
+    kind = "pure" if wheel.name.endswith(PURE) else "native"
+    print(run(python, "-W", "error", "-c", PROGRAM, release, kind), end="")
+    shadow = Path("rich.py")
+    shadow.write_text("raise SystemExit('a file of the current folder was run')")
+    script = python.parent / "dss_anyio"
+    assert run(script, "--help").startswith("usage: dss_anyio ")
+    for command in ([script], [python, "-m", "dss_anyio"]):
+        told = run(*command, "doctor")
+        assert "pip install 'trio>=" in told, told
+        assert ("pip install --force-reinstall" in told) is (kind == "pure"), told
+        told = run(*command, "top", "--once", status=2)
+        assert "pip install 'rich>=" in told, told
+    shadow.unlink()
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
+        empty = Path(directory, "empty")
+        empty.mkdir()
+        os.chdir(empty)  # "python -m build" would run a build.py that lies in the current folder
         built = Path(directory, "dist")
         run(sys.executable, "-m", "build", "--outdir", built, ROOT)
-        [sdist], [wheel] = built.glob("*.tar.gz"), built.glob("*.whl")
-        run(sys.executable, "-m", "twine", "check", "--strict", sdist, wheel)
-        run(sys.executable, "-m", "check_wheel_contents", wheel)
+        [sdist], wheels = built.glob("*.tar.gz"), list(built.glob("*.whl"))
+        if not wheels[0].name.endswith(PURE):  # as there, where there is no C compiler
+            build = (sys.executable, "-m", "build", "--wheel", "--outdir", built, sdist)
+            run(*build, CC=NO_COMPILER, DSS_ANYIO_NATIVE="")
+            run(*build, CC=NO_COMPILER, DSS_ANYIO_NATIVE="require", status=1)
+            wheels = sorted(built.glob("*.whl"))
+            assert len(wheels) == 2, wheels
+        run(sys.executable, "-m", "twine", "check", "--strict", sdist, *wheels)
+        run(sys.executable, "-m", "check_wheel_contents", *wheels)
 
         tracked = set(run("git", "-C", ROOT, "ls-files").splitlines())
-        with tarfile.open(sdist) as archive:
-            packed = {name.split("/", 1)[1] for name in archive.getnames()}
+        packed = files_of_sdist(sdist)
         assert packed - {"PKG-INFO"} == tracked, packed ^ tracked
         modules = {path[4:] for path in tracked if path.startswith("src/")}
-        with zipfile.ZipFile(wheel) as archive:
-            installed = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assert installed == modules, installed ^ modules
-        print(f"{sdist.name}: {len(packed)} files; {wheel.name}: {len(installed)} modules")
-
-        empty = Path(directory, "venv")
-        venv.create(empty, with_pip=True)
-        python = empty / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-        run(python, "-m", "pip", "--disable-pip-version-check", "install", wheel)
-        release = re.split("-", wheel.name)[1]
-        print(run(python, "-W", "error", "-c", PROGRAM, release), end="")
-        told = run(python, "-m", "dss_anyio", "doctor", status=1)
-        assert "pip install 'dss_anyio[trio]'" in told, told
-        told = run(python, "-m", "dss_anyio", "top", "--once", status=2)
-        assert "pip install 'dss_anyio[top]'" in told, told
+        modules -= {path for path in modules if path.endswith((".c", ".h"))}
+        modules.add("dss_anyio/_native/include/dss_anyio.h")
+        print(f"{sdist.name}: {len(packed)} files")
+        for wheel in wheels:
+            installed = modules_of_wheel(wheel)
+            compiled = {path for path in installed if path.endswith(".so")}
+            assert len(compiled) == (not wheel.name.endswith(PURE)), compiled
+            assert installed - compiled == modules, installed ^ modules
+            print(f"{wheel.name}: {len(installed)} modules")
+        # The first one is that with the extension module, if there is one.
+        check_that_nothing_else_is_packed(Path(directory), packed, modules_of_wheel(wheels[0]))
+        for number, wheel in enumerate(wheels):
+            check_that_it_works(wheel, Path(directory, f"venv{number}"))
+        os.chdir(ROOT)
     print("installed where nothing else is, it works")
 
 

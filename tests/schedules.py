@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
-from dss_anyio import _waiting
+from dss_anyio._loops import slices as _waiting
 
 Actors = Sequence[Callable[[], object]]
 Choose = Callable[[int], int]  # from the number of options; the first one is to go on
@@ -110,14 +110,12 @@ class Run:
                     self._waits[me] = frame.f_locals["self"].is_set
                     self._point(me)
                 return None
+            if frame.f_globals is vars(_waiting) and frame.f_code is not _waiting.acquire.__code__:
+                return None  # how long to wait: nobody else has a part in that
             return trace(frame, event, _) if is_ours(frame) else None
 
         def profile(frame: FrameType, event: str, _: Any) -> None:
-            if (
-                event == "c_call"
-                and is_ours(frame)
-                and frame.f_code is not _waiting.acquire.__code__
-            ):
+            if event == "c_call" and is_ours(frame) and frame.f_globals is not vars(_waiting):
                 self._point(me)
 
         return trace_calls, profile

@@ -4,9 +4,11 @@
     python tests/soak.py --seconds 1800           half an hour
 
 Sixteen threads send, others ask and call, sources come and go, libraries are started and stopped,
-receivers are cancelled, a feed is taken from; and every two seconds the hub ends, each time in
-another way and with another limit and policy. Then all threads must return, and the books of the
-senders, of the handlers and of the hub must agree. Memory, threads and files must not grow.
+receivers are cancelled, a feed is taken from, a library fails thousands of times a second, polled
+hubs are polled in nested loops and closed from other threads; and every two seconds the hub ends,
+each time in another way and with another limit and policy. Then all threads must return, and the
+books of the senders, of the handlers and of the hub must agree, and no timer may have been late.
+Memory, threads and files must not grow.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ KINDS: list[tuple[float, Any]] = [
 ENDS = ["cancelled", "drained", "an error"]
 GONE = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 MOST_GROWTH = 10 * 2**20  # bytes
+MOST_LATE = 2.0  # seconds that a timer of 10 ms may be late, on a machine that is busy
 
 
 class RefusalError(Exception):
@@ -73,12 +76,16 @@ class Round:
         self.books: list[Counter[str]] = []  # of each thread and task, so none is shared
         self.errors: list[BaseException] = []
         self.over = threading.Event()
+        self.told = 0
+        self.latest = 0.0  # of the timer
         self._handed: list[itertools.count[int]] = []
         self._threads: list[threading.Thread] = []
 
     async def run(self, seconds: float) -> Counter[str]:
         try:
-            async with dss.open_hub[Any](self.limit, overflow=self.overflow) as hub:
+            async with dss.open_hub[Any](
+                self.limit, overflow=self.overflow, on_error=self._on_error
+            ) as hub:
                 self._start(hub)
                 await anyio.sleep(seconds)
                 self.over.set()
@@ -116,13 +123,16 @@ class Round:
         # The last request of each asker may have been turned away at the door.
         assert 0 <= books["released"] - requests.released <= ASKERS, f"{books}\n{counts}"
         assert requests.open == 0
+        assert 0 < self.told <= counts.errors, f"{self.told} told\n{counts}"
+        assert counts.errors >= books["failed"], f"{books}\n{counts}"
+        assert self.latest < MOST_LATE, f"a timer was late by {self.latest:.2f} s"
         assert books["fed"] == books["taken"] + books["left in the feed"]
         return books
 
     def _start(self, hub: dss.Hub[Any]) -> None:
         self._served = anyio.Event()
         self._feed = feed = hub.open_feed(8)
-        tasks = [self._serve, self._receive_now_and_then, self._open_sources]
+        tasks = [self._serve, self._receive_now_and_then, self._open_sources, self._tick]
         for each in tasks:
             hub.task_group.start_soon(each, hub)
         hub.task_group.start_soon(self._fill, feed)
@@ -133,6 +143,8 @@ class Round:
             *((self._call, hub.portal.clone()) for _ in range(CALLERS)),
             (self._come_and_go, hub),
             (self._take, feed),
+            (self._fail, hub.register("failing")),
+            (self._poll_and_close, None),
         ]  # fmt: skip
         for number, (job, what) in enumerate(jobs):
             chance = random.Random(f"{self.seed}, thread {number}")
@@ -210,7 +222,37 @@ class Round:
         while feed.take_nowait(default=0):
             book["taken"] += 1
 
+    def _on_error(self, exc: BaseException, source: str | None) -> None:
+        """Fails itself, as one that logs into the hub: what it causes is counted, and not told."""
+        assert isinstance(exc, FailureError), exc
+        self.told += 1
+        self._failing()
+
+    def _fail(self, portal: dss.Portal[Any], chance: random.Random, book: Counter[str]) -> None:
+        """5,000 errors a second; most of them can only be counted."""
+
+        def pack() -> None:
+            raise FailureError
+
+        self._failing = failing = portal.send_callback(pack)
+        while not self.over.is_set():
+            for _ in range(5):
+                failing()
+                book["failed"] += 1
+            time.sleep(0.001)
+
+    def _poll_and_close(self, _: None, chance: random.Random, book: Counter[str]) -> None:
+        """A polled hub: nested loops poll it, while it is closed in another thread."""
+        while not self.over.is_set():
+            book.update(polled_and_closed(chance))
+
     # -- tasks -------------------------------------------------------------------------------------
+
+    async def _tick(self, _: dss.Hub[Any]) -> None:
+        while True:
+            due = time.monotonic() + 0.01
+            await anyio.sleep(0.01)
+            self.latest = max(self.latest, time.monotonic() - due)
 
     async def _serve(self, hub: dss.Hub[Any]) -> None:
         book = self._book()
@@ -300,6 +342,54 @@ class Library:
             while not self._stopping.is_set():
                 send_somehow(portal, self._chance, self.book)
                 time.sleep(0.0001)
+
+
+def polled_and_closed(chance: random.Random) -> Counter[str]:
+    """One polled hub, and what became of all that was in it."""
+    book: Counter[str] = Counter()
+    told: list[BaseException] = []
+    back: list[int] = []
+    raised: list[BaseException] = []
+    hub = dss.open_polled_hub[Any](on_error=lambda exc, _: told.append(exc))
+    library = hub.register("library", on_undelivered=back.append, stop=_raise)
+    failing = library.send_callback(_raise)
+    many = chance.randrange(1, 30)
+    for _ in range(many):
+        failing()
+        library.send(0)
+    pause = chance.choice([0.0, 0.0001, 0.001])
+
+    def poll(left: int) -> None:
+        with suppress(*GONE):
+            for _ in range(10):
+                if left:
+                    hub.portal.start_task_soon(poll, left - 1)
+                    book["nested polls"] += 1
+                batch = hub.poll(2)  # counts what it has polled inside
+                book["polled"] += len(batch)
+
+    def close() -> None:
+        time.sleep(pause)
+        try:
+            hub.close()
+        except BaseException as exc:
+            raised.append(exc)
+
+    closer = threading.Thread(target=close)
+    closer.start()
+    poll(2)
+    closer.join()
+    assert is_failure(raised[0]), raised
+    counts = hub.statistics()
+    assert counts.sent == counts.received + counts.undelivered == many
+    assert (counts.received, counts.undelivered) == (book["polled"], len(back))
+    assert len(told) == len(set(map(id, told))) == many == counts.errors
+    book["closed while polled"] += 1
+    return book
+
+
+def _raise() -> None:
+    raise FailureError
 
 
 async def echo(number: int) -> int:

@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import anyio
 import pytest
 from bytecodes import run_interrupted
+from conftest import registered
 from test_datagram import udp_socket
 
 import dss_anyio as dss
-from dss_anyio import _darksidesync
+from dss_anyio._darksidesync import delivering as _delivering
 from dss_anyio.testing import threads, until
 
 pytestmark = pytest.mark.anyio
@@ -266,17 +267,17 @@ def test_a_library_is_registered_once_and_found_by_its_libid() -> None:
         assert code == api.DSS_SUCCESS
         assert api.getutilid(libid) == (utilid, api.DSS_SUCCESS)
         assert api.register(libid, print) == (utilid, api.DSS_ERR_ALREADY_REGISTERED)
-        assert list(hub.statistics().sources) == [repr(libid)]
+        assert registered(hub) == [repr(libid)]
         assert api.unregister(utilid) == api.DSS_SUCCESS
         assert api.getutilid(libid) == (None, api.DSS_ERR_UNKNOWN_LIB)
-        assert not hub.statistics().sources
+        assert not registered(hub)
 
 
 def test_a_library_needs_a_cancel_function() -> None:
     with dss.open_polled_hub() as hub:
         api = hub.api("1.0")
         assert api.register("lib", None) == (None, api.DSS_ERR_NO_CANCEL_PROVIDED)
-        assert not hub.statistics().sources
+        assert not registered(hub)
 
 
 def test_a_name_that_a_source_of_api_2_has_is_taken() -> None:
@@ -404,13 +405,13 @@ def test_unregistering_ends_what_was_cloned_from_the_portal_as_well() -> None:
         clone = hub.source("old").clone()
         assert hub.api("1.0").unregister(binding.utilid) == -100
         assert clone.offer(1) is False
-        assert not hub.statistics().sources
+        assert not registered(hub)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits for himself waits twice as long as a test allows; nobody else takes half of it."""
-    monkeypatch.setattr(_darksidesync, "LEAVE_TIMEOUT", 20.0)
+    monkeypatch.setattr(_delivering, "LEAVE_TIMEOUT", 20.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -728,7 +729,7 @@ def test_ctrl_c_in_the_asker_makes_the_last_call_and_goes_on() -> None:
 
         main = threading.get_ident()
         receiver, _ = in_a_thread(receive)
-        until(lambda: hub._mailbox.home is receiver)
+        until(lambda: hub._mailbox.home.thread is receiver)
         with pytest.raises(KeyboardInterrupt):
             binding.ask(1)
         assert ended(receiver)
@@ -757,7 +758,7 @@ def test_ctrl_c_in_the_asker_waits_for_a_return_function_that_runs_elsewhere() -
     try:
         with polled() as (hub, binding):
             receiver, answered = in_a_thread(lambda: the_request(hub).reply(1))
-            until(lambda: hub._mailbox.home is receiver)
+            until(lambda: hub._mailbox.home.thread is receiver)
             with pytest.raises(KeyboardInterrupt):
                 hub.api("1.0").deliver(binding.utilid, binding.decode, return_, 1)
             assert over == [True]

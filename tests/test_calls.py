@@ -34,8 +34,8 @@ from conftest import ANYIO, BACKENDS, strike
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
-from dss_anyio._errors import twin
-from dss_anyio._request import Question
+from dss_anyio._core.errors import twin
+from dss_anyio._core.question import Question
 from dss_anyio.testing import eventually, threads, until
 
 if sys.version_info < (3, 11):
@@ -1194,7 +1194,7 @@ def test_whoever_waits_when_a_task_fails_is_released(started: dict[str, Any]) ->
 def test_leaving_it_stops_its_sources(started: dict[str, Any]) -> None:
     cancelled: list[str] = []
     with dss.start_hub(**started) as hub:
-        hub.register("library", cancel=lambda: cancelled.append("library"))
+        hub.register("library", stop=lambda: cancelled.append("library"))
         hub.portal.send("never received")
     assert cancelled == ["library"]
     assert hub.statistics().undelivered == 1
@@ -1203,7 +1203,7 @@ def test_leaving_it_stops_its_sources(started: dict[str, Any]) -> None:
         raise Trouble
 
     with pytest.raises(ExceptionGroup) as caught, dss.start_hub(**started) as hub:
-        hub.register("library", cancel=fail_to_stop)
+        hub.register("library", stop=fail_to_stop)
     assert [type(exc) for exc in caught.value.exceptions] == [Trouble]
 
 

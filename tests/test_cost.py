@@ -24,7 +24,8 @@ import anyio
 import pytest
 
 import dss_anyio as dss
-from dss_anyio._receiver import TURN
+from dss_anyio._core.steps import TURN
+from dss_anyio._ending.order import end_source
 from dss_anyio.testing import threads
 
 
@@ -175,7 +176,6 @@ def test_the_attributes_of_a_hub_that_has_slept_are_found_at_once() -> None:
         async with dss.open_hub[int]() as hub:
             with anyio.move_on_after(0.01):
                 await hub.receive()
-            assert hub._line, "it has slept"
             assert not has_a_dict(hub)
             if sys.version_info < (3, 13):  # later ones go on finding them at once
                 assert vars(hub)
@@ -251,8 +251,8 @@ def test_a_hub_is_opened_used_once_and_closed_within_so_many_steps(backend: str)
         return count
 
     count = anyio.run(main, backend=backend)
-    assert count.calls <= 28
-    assert count.bytecodes <= 800
+    assert count.calls <= 50  # on asyncio two of them for the witness of the loop's end
+    assert count.bytecodes <= 1265  # an iteration looks whether this is the hub's thread
 
 
 def end_of_the_hub(hub: dss.PolledHub[int], _: dss.Portal[int]) -> None:
@@ -271,7 +271,7 @@ CALLBACKS: dict[str, tuple[int, int, Callable[[dss.Portal[int]], Callable[[int],
         25,
         lambda portal: portal.request_callback(pytest.fail, timeout=None, default=None),
     ),
-    "that raises": (2, 40, lambda portal: portal.request_callback(pytest.fail, timeout=None)),
+    "that raises": (6, 90, lambda portal: portal.request_callback(pytest.fail, timeout=None)),
 }
 
 
@@ -318,7 +318,7 @@ def test_a_callback_that_comes_too_late_is_cheap_for_ever(
     sys.version_info[:2] == (3, 12), reason="CPython 3.12.1 crashes if two threads trace bytecodes"
 )
 @pytest.mark.anyio
-@pytest.mark.parametrize(("act", "most"), [("call", 500), ("request", 1000)])
+@pytest.mark.parametrize(("act", "most"), [("call", 580), ("request", 1200)])
 async def test_a_round_trip_takes_so_many_bytecodes_on_both_sides(act: str, most: int) -> None:
     trips = 50
 
@@ -336,3 +336,40 @@ async def test_a_round_trip_takes_so_many_bytecodes_on_both_sides(act: str, most
                     await anyio.sleep(0.01)
         hub.close_senders()
     assert most / 3 <= count.bytecodes / trips <= most
+
+
+def end_alone(hub: dss.PolledHub[int], portal: dss.Portal[int]) -> None:
+    """As the end of an ``open_source`` block."""
+    mailbox, source = hub._mailbox, portal._lane.source
+    mailbox.registry.release(source)
+    assert end_source(mailbox, source) == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pytest.param(lambda hub, portal: hub.register("another").close(), id="register"),
+        pytest.param(lambda hub, portal: portal.clone().close(), id="clone"),
+        pytest.param(lambda hub, portal: portal.close(), id="close"),
+        pytest.param(lambda hub, portal: portal.abort(), id="abort"),
+        pytest.param(end_alone, id="end_source"),
+    ],
+)
+def test_what_comes_and_goes_costs_the_same_whatever_else_is_there(
+    act: Callable[[dss.PolledHub[int], dss.Portal[int]], None],
+) -> None:
+    """So to begin or to end thousands of them one by one takes linear time."""
+
+    def cost(others: int) -> int:
+        with dss.open_polled_hub[int](1) as hub:
+            hub.portal.send(0)
+            for number in range(others):
+                hub.register(f"source {number}").request_soon(0)  # waits for a place
+            portal = hub.register("library")
+            hub._mailbox.registry._tidy()  # it is done rarely, and looks at all
+            with counted() as count:
+                act(hub, portal)
+        return count.bytecodes
+
+    cost(1)  # what is made once
+    assert cost(300) <= cost(3) + 50

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
 import select
 import socket
+import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import FrameType
@@ -18,7 +20,9 @@ from typing import Any
 import pytest
 from bytecodes import run_interrupted
 
-from dss_anyio._datagram import Doorbell, Notifier, check_address
+import dss_anyio as dss
+from dss_anyio._loops.datagram import Doorbell, Notifier, check_address
+from dss_anyio.testing import threads
 
 needs_ipv6 = pytest.mark.skipif(
     not os.path.exists("/proc/net/if_inet6"), reason="this machine has no IPv6"
@@ -76,6 +80,10 @@ def no_more_descriptors() -> Iterator[None]:
         (("127.8.9.10", 4321), ("127.8.9.10", 4321)),
         (("::1", 4321), ("::1", 4321)),
         (("localhost", 4321), ("127.0.0.1", 4321)),
+        (("::1", 4321, 0, 0), ("::1", 4321)),
+        (("::1", 4321, 7, 1), ("::1", 4321)),
+        (("0:0:0:0:0:0:0:1", 4321, 0, 0), ("0:0:0:0:0:0:0:1", 4321)),
+        (("::ffff:127.0.0.1", 4321, 0, 0), ("127.0.0.1", 4321)),
     ],
 )
 def test_an_address_on_loopback_is_accepted(address: object, checked: tuple[str, int]) -> None:
@@ -100,12 +108,41 @@ def test_an_address_on_loopback_is_accepted(address: object, checked: tuple[str,
         "localhost.localdomain",
         "example.com",
         "127.0.0.1\n",
+        "::ffff:10.0.0.1",
+        "::ffff:0.0.0.0",
     ],
 )
 def test_an_address_that_is_not_on_loopback_is_refused(host: str) -> None:
     """Names are not looked up either: that would block, and what they mean may change."""
     with pytest.raises(ValueError, match="must be on loopback"):
         check_address((host, 4321))
+
+
+@pytest.mark.parametrize(("host", "here"), [("0.0.0.0", "127.0.0.1"), ("::", "::1")])
+def test_a_socket_that_is_bound_to_every_address_is_refused_with_a_remedy(
+    host: str, here: str
+) -> None:
+    address = (host, 4321) if host == "0.0.0.0" else (host, 4321, 0, 0)
+    with pytest.raises(ValueError, match=f"every address of this machine: bind .* to '{here}'"):
+        check_address(address)
+
+
+def test_a_socket_that_is_not_bound_has_no_address_and_the_error_says_so() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unbound:
+        with pytest.raises(ValueError, match="bind that socket to '127.0.0.1'"):
+            check_address(unbound.getsockname())
+    with pytest.raises(ValueError, match="not 0; that socket is not bound"):
+        check_address(("127.0.0.1", 0))
+
+
+def test_a_socket_in_place_of_its_address_is_refused_with_a_remedy() -> None:
+    with udp_socket() as sock, pytest.raises(TypeError, match=r"give what its getsockname\(\)"):
+        check_address(sock)
+
+
+def test_four_parts_are_an_address_of_ipv6_only() -> None:
+    with pytest.raises(TypeError, match="only an address of IPv6 has four parts"):
+        check_address(("127.0.0.1", 4321, 0, 0))
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
@@ -131,6 +168,13 @@ def test_a_port_that_cannot_be_is_refused(port: int) -> None:
         ("127.0.0.1", True),
         (None, 4321),
         ("127.0.0.1", None),
+        ("::1", 4321, 0),
+        ("::1", 4321, 0, 0, 0),
+        ("::1", 4321, 0, None),
+        ("::1", 4321, "0", 0),
+        ("::1", 4321, True, 0),
+        ("::1", True, 0, 0),
+        (b"::1", 4321, 0, 0),
     ],
 )
 def test_what_is_no_address_is_refused_by_its_type(address: object) -> None:
@@ -346,22 +390,22 @@ def test_a_strangers_datagrams_do_not_make_it_readable(doorbell: Doorbell) -> No
 def test_a_strangers_datagram_that_comes_while_the_doorbell_is_made_does_not_make_it_readable() -> (
     None
 ):
-    """Guards the ``drain`` at the end of ``Doorbell.__init__``, for any moment before it."""
+    """Guards the last line of ``Doorbell.__init__``, for any moment before it."""
     with udp_socket() as stranger:
         sent = 0
         drains = 0
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal sent, drains
-            if frame.f_globals.get("__name__") != "dss_anyio._datagram":
+            if frame.f_globals.get("__name__") != "dss_anyio._loops.datagram":
                 return None
-            if event == "call" and frame.f_code.co_name == "drain":
+            if event == "call" and frame.f_code.co_name == "_take_all":
                 drains += 1
             if drains:
                 return None
             listener = getattr(frame.f_locals.get("self"), "_listener", None)
             if listener is not None and address_of(listener)[1]:
-                stranger.sendto(b"!", address_of(listener))
+                stranger.sendto(b"?", address_of(listener))
                 sent += 1
             return trace
 
@@ -402,6 +446,111 @@ def test_a_drain_goes_on_after_the_kernel_has_said_that_an_earlier_one_was_refus
     assert not readable(doorbell), "the ring is still there"
     assert doorbell.ring()
     assert readable(doorbell)
+
+
+def reset_stream() -> socket.socket:
+    """Reading from it fails, and then it is at its end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    other.close()
+    return one
+
+
+def closed_stream() -> socket.socket:
+    """It gives ``b""`` for ever."""
+    one, other = socket.socketpair()
+    other.close()
+    return one
+
+
+def full_stream(data: bytes) -> socket.socket:
+    one, other = socket.socketpair()
+    other.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            other.send(data * 1024)
+    kept.append(other)
+    return one
+
+
+def silent_stream() -> socket.socket:
+    """It blocks; and it cannot be written to without waiting, either."""
+    one, other = socket.socketpair()
+    one.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            one.send(b"?" * 1024)
+    one.setblocking(True)
+    kept.append(other)
+    return one
+
+
+def pipe() -> Any:
+    reading, writing = os.pipe()
+    kept.append(open(writing, "wb"))  # noqa: SIM115  # closed at the end of the test
+    return open(reading, "rb")
+
+
+kept: list[Any] = []  # the other ends
+
+OTHERS: dict[str, Callable[[], Any]] = {
+    "a stream that was closed": closed_stream,
+    "a stream that was reset": reset_stream,
+    "a stream full of something": lambda: full_stream(b"?"),
+    "a stream full of datagrams": lambda: full_stream(b"!"),
+    "a stream on which nothing comes": silent_stream,
+    "a pipe": pipe,
+    "a file": lambda: open(__file__, "rb"),  # noqa: SIM115
+    "a socket that listens": lambda: socket.create_server(("127.0.0.1", 0)),
+}
+
+
+@pytest.mark.parametrize("which", ["_listener", "_notifier"])
+@pytest.mark.parametrize("other", [*OTHERS, "nothing"])
+def test_polling_and_sending_go_on_if_a_descriptor_is_another_files_by_now(
+    other: str, which: str
+) -> None:
+    """Somebody has closed it by its number. Guards the three ends of ``Doorbell._take_all``."""
+    polled: list[int] = []
+    hub = dss.open_polled_hub[int]()
+    hub.fileno()
+    doorbell = hub._alarm.doorbell
+    assert doorbell is not None
+    ours = doorbell._listener if which == "_listener" else doorbell._notifier._socket
+    assert ours is not None
+    theirs = OTHERS[other]() if other in OTHERS else None
+    if theirs is None:
+        os.close(ours.fileno())
+    else:
+        os.dup2(theirs.fileno(), ours.fileno())  # closes ours, and that is its number from now on
+
+    def poll() -> None:
+        for number in range(3):
+            hub.portal.send(number)
+            polled.extend(hub.poll())
+
+    with threads(poll, timeout=10):
+        pass
+    assert polled == [0, 1, 2]
+    hub.close()
+    if theirs is not None:
+        theirs.close()
+    while kept:
+        kept.pop().close()
+
+
+def test_a_drain_ends_although_each_call_fails_and_nothing_can_be_told_from_a_refusal() -> None:
+    class Failing(socket.socket):
+        def recv(self, *_: Any) -> bytes:
+            raise ConnectionRefusedError
+
+    bell = Doorbell()
+    real = bell._listener
+    bell._listener = Failing(real.family, real.type, real.proto, real.detach())
+    bell.drain()
+    bell.close()
 
 
 def test_a_doorbell_that_cannot_be_made_leaves_no_socket_behind() -> None:

@@ -377,7 +377,7 @@ async def test_a_library_is_stopped_in_order_in_a_cancelled_scope() -> None:
     endless.set()
     assert seen == [False, 1, 0, False]
     assert [type(exc) for exc in caught] == [TimeoutError]
-    assert "stopping source 'library' takes longer than 0.2 s" in str(caught[0])
+    assert f"stopping source 'library' in {hub.name} takes longer than 0.2 s" in str(caught[0])
 
 
 async def test_a_start_may_wait_for_callbacks_that_wait_for_the_hub(

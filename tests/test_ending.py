@@ -21,22 +21,24 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 import pytest
-from bytecodes import before_bytecode
+from bytecodes import before_bytecode, run_interrupted
 from conftest import WITHOUT_GIL
 
 import dss_anyio as dss
-from dss_anyio import _ending
-from dss_anyio._ending import end_source, end_sources
-from dss_anyio._errors import hub_gone
-from dss_anyio._lane import Blocked, Lane, Source
-from dss_anyio._mailbox import Mailbox
+from dss_anyio._core import inside
+from dss_anyio._core.errors import hub_gone
+from dss_anyio._core.mailbox import Mailbox
+from dss_anyio._core.source import Lane, Source
+from dss_anyio._core.waiter import WaitForPlace
+from dss_anyio._ending import order as _ending
+from dss_anyio._ending.order import end_source, end_sources
+from dss_anyio._loops.flag import Flag
 from dss_anyio.testing import threads, until
 
 if sys.version_info < (3, 11):
@@ -244,6 +246,101 @@ def test_python_exits_although_threads_wait_for_a_polled_hub_that_is_never_close
     assert left.released_python_threads()
 
 
+LATE_EXECUTORS = [
+    ("with_late_executors_and_a_polled_hub", "polled", 4),
+    *(("with_late_executors_and_start_hub", loop, 4) for loop in LOOPS),
+    *(("with_the_executor_of_a_stopped_loop", loop, 2) for loop in ("asyncio", "uvloop")),
+]
+
+
+@pytest.mark.parametrize(("way", "loop", "inside"), LATE_EXECUTORS)
+def test_python_exits_although_threads_of_an_executor_that_came_later_wait_for_a_hub(
+    way: str, loop: str, inside: int
+) -> None:
+    """Guards that ours is called before whatever was registered after the import of dss_anyio."""
+    left = leave("at_exit", way, loop)
+    assert left.status == 0, left.complaints
+    assert "Fatal Python error" not in left.complaints
+    assert left.lines.count("a thread of the executor is released") == inside
+
+
+NO_THREADS_AT_EXIT = (3, 12) <= sys.version_info < (3, 12, 2)
+starts_threads_at_exit = pytest.mark.skipif(
+    NO_THREADS_AT_EXIT, reason="3.12.0 and 3.12.1 start no thread while Python exits"
+)
+
+
+@starts_threads_at_exit
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("with_a_worker_of_an_executor_for_its_own_thread", ()),
+        (
+            "with_a_thread_that_ends_later_and_has_polled_last",
+            ("received after the main thread has ended: True",),
+        ),
+    ],
+)
+def test_a_hub_that_a_thread_leaves_behind_while_python_waits_for_it_ends_with_that_thread(
+    way: str, says: tuple[str, ...]
+) -> None:
+    left = leave("at_exit", way)
+    assert left.status == 0, left.complaints
+    assert "Exception ignored" not in left.complaints
+    assert {*says, "the library is stopped"} <= set(left.lines)
+    assert left.lines.count("a thread of the executor is released") == 2
+
+
+def test_at_exit_all_hubs_release_everybody_before_any_library_is_stopped() -> None:
+    left = leave("at_exit", "with_a_library_that_joins_a_thread_which_waits_in_another_hub")
+    assert left.status == 0, left.complaints
+    assert {"a thread of the executor is released", "joined"} <= set(left.lines)
+
+
+@starts_threads_at_exit
+def test_ctrl_c_at_exit_leaves_nobody_behind() -> None:
+    left = leave("at_exit", "by_ctrl_c_while_a_library_is_being_stopped")
+    assert "KeyboardInterrupt" in left.complaints
+    assert "a thread of the executor is released" in left.lines
+
+
+# -- When the main thread has ended ----------------------------------------------------------------
+
+
+@starts_threads_at_exit
+def test_a_hub_that_was_opened_after_the_main_thread_had_ended_ends_with_its_thread() -> None:
+    left = leave("after_main", "in_a_thread")
+    assert left.status == 0, left.complaints
+    assert {"the sender is released", "the library is stopped"} <= set(left.lines)
+
+
+@pytest.mark.parametrize("when", ["in_a_thread_that_uses_all_kinds", "at_exit"])
+def test_hubs_can_be_opened_after_the_main_thread_has_ended(when: str) -> None:
+    left = leave("after_main", when)
+    assert left.status == 0, left.complaints
+    assert "Traceback" not in left.complaints
+    assert {
+        "polled ['item']",
+        "library of a polled hub: stopped",
+        *(f"{backend} receives 'item'" for backend in ("asyncio", "trio")),
+        *(f"library in {backend}: stopped" for backend in ("asyncio", "trio")),
+    } <= set(left.lines)
+    started = {f"started in {backend}: 1" for backend in ("asyncio", "trio")}
+    refused = {
+        f"start_hub in {backend}: can't create new thread at interpreter shutdown"
+        for backend in ("asyncio", "trio")
+    }
+    assert started <= set(left.lines) or refused <= set(left.lines)
+    if when == "at_exit":
+        assert "at exit the old hub takes items: False" in left.lines
+
+
+def test_a_hub_that_a_function_of_atexit_leaves_open_does_not_keep_python_from_exiting() -> None:
+    left = leave("after_main", "at_exit_leaving_one_open")
+    assert left.status == 0, left.complaints
+    assert "received ['item']" in left.lines
+
+
 # -- Ways out of a polled hub ----------------------------------------------------------------------
 
 OUT_OF_A_POLLED_HUB: dict[str, dict[str, Any]] = {
@@ -316,10 +413,16 @@ def test_nobody_is_left_behind_in_any_other_call_that_waits(way: str, loop: str)
 FORKS = [
     *(
         (way, loop)
-        for way in ("in_the_loop_thread", "in_another_thread", "with_multiprocessing")
+        for way in (
+            "in_the_loop_thread",
+            "in_the_loop_thread_and_leaving_the_block",
+            "in_the_loop_thread_and_raising_in_the_block",
+            "in_another_thread",
+            "with_multiprocessing",
+            "with_start_hub",
+        )
         for loop in LOOPS
     ),
-    ("in_the_loop_thread_and_leaving_the_block", "trio"),
     ("with_a_polled_hub", "polled"),
 ]
 
@@ -341,6 +444,49 @@ def test_a_forked_child_has_a_dead_hub_and_the_parent_does_not_notice(way: str, 
     assert not any("0 late calls" in line for line in left.lines)
     assert [line for line in left.lines if line.startswith("library")] == ["library: stopped in 0"]
     assert left.released_everybody()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        ("send", None),
+        ("send_many", None),
+        ("request", "answer"),
+        ("call", ""),
+        ("feed.take", "item"),
+    ],
+)
+def test_a_child_that_is_forked_in_a_call_which_waits_gets_an_error_there(
+    call: str, outcome: object
+) -> None:
+    left = leave("forked", "in_a_signal_handler_of_a_thread_that_is_blocked", call)
+    check(
+        left,
+        says=(
+            "the child goes on with 'BrokenResourceError'",
+            "status 0",
+            f"the parent goes on with {outcome!r}",
+        ),
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_child_that_is_forked_while_items_are_handed_back_hands_nothing_back() -> None:
+    left = leave("forked", "while_items_are_handed_back")
+    check(left)
+    assert left.lines == [
+        "first is handed back in 0",
+        "the child has left the block",
+        "status 0",
+        "second is handed back in 0",
+        "over",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_child_that_drops_hubs_of_the_parent_is_not_told_to_close_them() -> None:
+    check(leave("forked", "without_closing_anything"), says=("status 0",))
 
 
 # -- Libraries that make it hard -------------------------------------------------------------------
@@ -381,7 +527,7 @@ def test_a_library_that_never_stops_does_not_keep_python_from_exiting(loop: str)
     left = leave("stopping", "open_one_that_never_stops", loop)
     check(left, says=("stopping",))
     assert [line.split(";")[0] for line in left.lines if "Error" in line] == [
-        "TimeoutError: stopping source 'library' takes longer than 0.1 s"
+        "TimeoutError: stopping source 'library' in hub-1 takes longer than 0.1 s"
     ]
     assert left.released_everybody()
 
@@ -391,7 +537,7 @@ def test_a_library_that_never_starts_does_not_keep_python_from_exiting(loop: str
     left = leave("stopping", "open_one_that_never_starts", loop)
     check(left)
     assert [line.split(";")[0] for line in left.lines] == [
-        "TimeoutError: starting source 'library' has not returned within 0.1 s of its end",
+        "TimeoutError: starting source 'library' in hub-1 has not returned within 0.1 s of its end",
         "over",
     ]
 
@@ -452,9 +598,9 @@ def mailbox() -> Mailbox:
 
 def open_source(mailbox: Mailbox, name: str, cancel: Callable[[], object]) -> Source:
     source = Source(name)
-    source.set_cancel(cancel)
+    source.set_stop(cancel)
     mailbox.open_lane(source)
-    mailbox.sources[name] = source
+    mailbox.registry.sources[name] = source
     return source
 
 
@@ -466,13 +612,13 @@ class Call:
         self._lane = lane
         self._may_leave = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
-        inside = len(mailbox.blocked)
+        inside = len(mailbox.inside.waiters)
         self.thread.start()
-        until(lambda: len(mailbox.blocked) > inside)
+        until(lambda: len(mailbox.inside.waiters) > inside)
 
     def _run(self) -> None:
-        blocked = Blocked(self._lane, "item", "send", lambda: None)
-        self._mailbox.blocked[blocked] = None
+        blocked = WaitForPlace(self._lane, "item", "send", lambda: None)
+        self._mailbox.inside.enter(blocked)
         self._may_leave.wait()
         self._mailbox.leave(blocked)
 
@@ -487,12 +633,12 @@ def test_a_library_is_stopped_only_after_the_released_calls_have_left(mailbox: M
     one, other = Call(mailbox, mailbox.root), Call(mailbox, mailbox.root)
     mailbox.end(hub_gone)
     with threads(lambda: end_sources(mailbox)):
-        until(lambda: mailbox.leaving)
+        until(lambda: mailbox.inside._leaving)
         one.leave()
         assert not stopped
         other.leave()
     assert stopped == ["library"]
-    assert not mailbox.leaving
+    assert not mailbox.inside._leaving
 
 
 def test_calls_that_do_not_leave_are_waited_for_only_so_long(
@@ -518,7 +664,7 @@ def for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("for_ever")
 def test_an_end_does_not_wait_for_a_call_that_it_has_interrupted(mailbox: Mailbox) -> None:
     """A signal handler may close the hub that the same thread is sending to."""
-    mailbox.blocked[Blocked(mailbox.root, "item", "send", lambda: None)] = None
+    mailbox.inside.enter(WaitForPlace(mailbox.root, "item", "send", lambda: None))
     mailbox.end(hub_gone)
     assert end_sources(mailbox) == []
 
@@ -528,7 +674,7 @@ def test_the_end_of_one_source_waits_for_its_own_calls_only(mailbox: Mailbox) ->
     stopped: list[str] = []
     source = open_source(mailbox, "library", lambda: stopped.append("library"))
     somebody_else = Call(mailbox, mailbox.root)
-    mailbox.release(source)
+    mailbox.registry.release(source)
     assert end_source(mailbox, source) == []
     assert stopped == ["library"]
     somebody_else.leave()
@@ -537,25 +683,48 @@ def test_the_end_of_one_source_waits_for_its_own_calls_only(mailbox: Mailbox) ->
 def test_nobody_leaves_unnoticed(mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """At whichever bytecode of the one who waits: it does not sleep when nobody is inside.
 
-    Guards the order of the two lines ``left.clear()`` and ``inside = ...``.
+    Guards the order of the two lines ``left.clear()`` and ``if waiter not in ...``.
     """
 
-    class Left(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
+    class Left(Flag):
+        def wait(self, timeout: float | None) -> bool:
             if not intruded:
                 call.leave()  # it would sleep: all bytecodes that come before were tried
-            assert self.is_set(), f"the call has left before bytecode {at}"
+            assert super().wait(0), f"the call has left before bytecode {at}"
             return True
 
-    # That module's event only: ours and those of a thread are as they were.
-    monkeypatch.setattr(_ending, "threading", SimpleNamespace(**{**vars(threading), "Event": Left}))
+    monkeypatch.setattr(inside, "Flag", Left)
     for at in count():
         call = Call(mailbox, mailbox.root)
         with before_bytecode(at, call.leave) as intruded:
-            _ending._wait_until_left(mailbox, None)
+            mailbox.inside.wait_until_left(None, 2)
         if not intruded:
             break
     assert at > 30, "it was hardly traced at all"
+
+
+def test_a_call_may_leave_at_any_bytecode_of_another_one_that_leaves(mailbox: Mailbox) -> None:
+    """A signal handler or a finalizer may settle a future's question while somebody waits for all.
+
+    Guards ``Flag``: ``threading.Event.set`` takes a lock, and would wait for its own thread.
+    """
+    mailbox.inside._leaving[Flag()] = None
+    for at in count():
+        calls = [Call(mailbox, mailbox.root) for _ in range(2)]
+        waiters = list(mailbox.inside.waiters)
+        if not run_interrupted(
+            lambda: mailbox.inside.leave(waiters[0]),  # noqa: B023
+            lambda: mailbox.inside.leave(waiters[1]),  # noqa: B023
+            at,
+            inside_of=("dss_anyio.", "threading"),
+        ):
+            for call in calls:
+                call.leave()
+            break
+        assert mailbox.inside.waiters == {}
+        for call in calls:
+            call.leave()
+    assert at > 10, "it was hardly traced at all"
 
 
 def test_libraries_are_stopped_newest_first_and_get_their_items_back_last() -> None:
@@ -568,7 +737,7 @@ def test_libraries_are_stopped_newest_first_and_get_their_items_back_last() -> N
     hub = dss.open_polled_hub[str]()
     for name in ("oldest", "middle", "newest"):
         cancel = fail if name == "middle" else lambda name=name: events.append(f"stop {name}")
-        hub.register(name, cancel=cancel, on_undelivered=events.append).send(f"item of {name}")
+        hub.register(name, stop=cancel, on_undelivered=events.append).send(f"item of {name}")
     with pytest.raises(ExceptionGroup) as caught:
         hub.close()
     assert events == [
@@ -585,7 +754,7 @@ def test_libraries_are_stopped_newest_first_and_get_their_items_back_last() -> N
 def test_a_library_is_stopped_in_a_daemon_thread_that_is_named_after_it() -> None:
     threads_seen: list[threading.Thread] = []
     with dss.open_polled_hub() as hub:
-        hub.register("radio", cancel=lambda: threads_seen.append(threading.current_thread()))
+        hub.register("radio", stop=lambda: threads_seen.append(threading.current_thread()))
     (thread,) = threads_seen
     assert thread.daemon
     assert "radio" in thread.name
@@ -595,9 +764,9 @@ def test_a_library_is_stopped_in_a_daemon_thread_that_is_named_after_it() -> Non
 def test_a_library_whose_portal_was_closed_is_not_stopped() -> None:
     stopped: list[str] = []
     with dss.open_polled_hub() as hub:
-        hub.register("closed", cancel=lambda: stopped.append("closed")).close()
-        hub.register("aborted", cancel=lambda: stopped.append("aborted")).abort()
-        hub.register("open", cancel=lambda: stopped.append("open"))
+        hub.register("closed", stop=lambda: stopped.append("closed")).close()
+        hub.register("aborted", stop=lambda: stopped.append("aborted")).abort()
+        hub.register("open", stop=lambda: stopped.append("open"))
     assert stopped == ["open"]
 
 
@@ -608,7 +777,7 @@ def test_many_ends_at_once_stop_each_library_once() -> None:
         hub = dss.open_polled_hub()
         stopped: list[int] = []
         portals = [
-            hub.register(f"library {n}", cancel=lambda n=n: stopped.append(n)) for n in range(8)
+            hub.register(f"library {n}", stop=lambda n=n: stopped.append(n)) for n in range(8)
         ]
         with threads(hub.close, hub.close, hub.close):
             pass
@@ -622,7 +791,7 @@ def test_a_library_that_unregisters_while_the_hub_ends_is_stopped_at_most_once()
     for _ in range(50):
         hub = dss.open_polled_hub()
         stopped: list[str] = []
-        portal = hub.register("library", cancel=lambda: stopped.append("library"))
+        portal = hub.register("library", stop=lambda: stopped.append("library"))
         with threads(hub.close, portal.close):
             pass
         assert len(stopped) <= 1
@@ -650,12 +819,12 @@ def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> No
             registered = hub.register("library")
             hub.portal.send("item")
             mailbox = hub._mailbox
-            released: list[Blocked] = []
+            released: list[WaitForPlace] = []
             for lane in (hub.portal._lane, registered._lane):
-                blocked = Blocked(lane, "item", "send", lambda: None)
+                blocked = WaitForPlace(lane, "item", "send", lambda: None)
                 # Whoever is woken leaves, as ``send`` does in its own thread.
                 blocked._wake = lambda each=blocked: (mailbox.leave(each), released.append(each))
-                mailbox.wait_for_room(blocked)
+                mailbox.wait_for_place(blocked)
             portal = hub.portal
             with suppress(KeyboardInterrupt), before_bytecode(bytecodes, press_ctrl_c) as pressed:
                 hub.close()
@@ -664,7 +833,7 @@ def test_ctrl_c_at_any_bytecode_of_the_end_leaves_nobody_behind(then: str) -> No
             del hub
 
             def goes_on(mailbox: Any = mailbox, portals: Any = (portal, registered)) -> bool:
-                return bool(mailbox.blocked) or any(each.offer("late") for each in portals)
+                return bool(mailbox.inside.waiters) or any(each.offer("late") for each in portals)
 
             if goes_on():  # the hub may be in a cycle with the traceback that ended it
                 gc.collect(0)
@@ -693,15 +862,15 @@ def test_a_stop_that_overruns_its_limit_is_reported_with_the_thread_it_waits_for
     library = threading.Thread(target=may_end.wait, name="the library's pool", daemon=True)
     library.start()
     hub = dss.open_polled_hub()
-    hub.register("library", cancel=library.join)
-    source = hub._mailbox.sources["library"]
+    hub.register("library", stop=library.join)
+    source = hub._mailbox.registry.sources["library"]
     source.stop_timeout = 0.05
     with pytest.raises(ExceptionGroup) as caught:
         hub.close()
     may_end.set()
     [error] = caught.value.exceptions
     assert isinstance(error, TimeoutError)
-    assert "stopping source 'library' takes longer than 0.05 s" in str(error)
+    assert f"stopping source 'library' in {hub.name} takes longer than 0.05 s" in str(error)
     assert 'waits for the thread "the library\'s pool"' in str(error)
 
 
@@ -718,7 +887,7 @@ def test_a_second_close_hands_nothing_back_while_the_first_one_stops_a_library()
         log.append("stopped")
 
     hub = dss.open_polled_hub[str]()
-    hub.register("library", cancel=cancel, on_undelivered=log.append).send("handed back")
+    hub.register("library", stop=cancel, on_undelivered=log.append).send("handed back")
     with threads(hub.close):
         assert stopping.wait(10)
         hub.close()
@@ -779,7 +948,8 @@ import asyncio, threading
 import dss_anyio as dss
 
 exiting = threading.Event()
-threading._register_atexit(exiting.set)  # called before ours, because it is the later one
+shutdown = threading._shutdown
+threading._shutdown = lambda: (exiting.set(), shutdown())  # before ours
 
 def cancel():
     stopping.set()
@@ -790,7 +960,7 @@ def cancel():
 
 async def main():
     async with dss.open_hub() as hub:
-        hub.register("library", cancel=cancel, on_undelivered=print).send("handed back")
+        hub.register("library", stop=cancel, on_undelivered=print).send("handed back")
         loop.stop()
         await asyncio.sleep(10)
 

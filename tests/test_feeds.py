@@ -268,7 +268,7 @@ def test_a_taker_does_not_sleep_whatever_comes_at_whichever_bytecode(
     for at in range(1000):
         hub = dss.open_polled_hub[Any]()
         feed: dss.Feed[Any] = hub.open_feed(1)
-        hub._mailbox.home = None  # the one thread of the test plays both parts
+        hub._mailbox.home.thread = None  # the one thread of the test plays both parts
         comes: dict[str, Callable[[], object]] = {
             "an item": lambda feed=feed: feed.send_nowait("item"),
             "the close": feed.close,
@@ -298,7 +298,7 @@ def test_a_taker_does_not_sleep_whatever_comes_at_whichever_bytecode(
             except TimeoutError:
                 assert in_vain
 
-        monkeypatch.setattr("dss_anyio._feed.acquire", fall_asleep)
+        monkeypatch.setattr("dss_anyio._portal.feed.acquire", fall_asleep)
         assert run_interrupted(take, come, at)
         hub.close()
         if in_vain:  # nothing had come by then: so much for what comes before

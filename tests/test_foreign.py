@@ -561,7 +561,7 @@ async def test_several_libraries_share_a_hub_and_are_stopped_newest_first(
             value: list[Any] = []
             portal = hub.register(
                 type(guest).__name__,
-                cancel=lambda guest=guest, value=value: stop(guest, value[0]),
+                stop=lambda guest=guest, value=value: stop(guest, value[0]),
                 decode=lambda item, guest=guest: (type(guest).__name__, item),
             )
             value.append(guest.start(portal))

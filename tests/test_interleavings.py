@@ -40,7 +40,7 @@ class World:
         self.received: list[Any] = []
         self.undelivered: list[Any] = []
         self.source = self.hub.register("source", on_undelivered=self.undelivered.append)
-        self.hub._mailbox.home = None  # the one thread of the test plays all the parts
+        self.hub._mailbox.home.thread = None  # the one thread of the test plays all the parts
         for number in range(queued):
             self.offer(f"queued {number}")
 
@@ -52,14 +52,14 @@ class World:
     def poll(self, most: int | None = None) -> None:
         try:
             self.received += self.hub.poll(most)
-            self.hub._mailbox.home = None  # as in __init__
+            self.hub._mailbox.home.thread = None  # as in __init__
         except (anyio.EndOfStream, anyio.ClosedResourceError):
             pass
 
     def put_late(self) -> None:
         """Two senders that have found their portals open go on only now."""
         for portal, item in ((self.source, "late"), (self.hub.portal, "own late")):
-            if self.hub._mailbox.put(portal._lane, item):
+            if portal._lane.places.put(portal._lane, item):
                 self.accepted.append(item)
 
     def finish(self) -> None:

@@ -9,6 +9,7 @@ import gc
 import itertools
 import logging
 import math
+import sys
 import threading
 from collections import Counter as Tally
 from collections.abc import Callable, Iterator
@@ -18,13 +19,15 @@ import anyio
 import anyio.to_thread
 import pytest
 from bytecodes import run_interrupted
+from conftest import registered
 
 import dss_anyio as dss
-from dss_anyio._bounds import FEW_PLACES, MANY_PLACES
-from dss_anyio._counter import Counter
-from dss_anyio._errors import hub_gone, portal_aborted, portal_closed
-from dss_anyio._lane import UNREGISTERED, Blocked, Lane, Source
-from dss_anyio._mailbox import MOST_REPORTS, Mailbox
+from dss_anyio._core.errors import hub_gone, portal_aborted, portal_closed
+from dss_anyio._core.mailbox import Mailbox
+from dss_anyio._core.reports import MOST_REPORTS
+from dss_anyio._core.source import UNREGISTERED, Lane, Source
+from dss_anyio._core.steps import Counter
+from dss_anyio._core.waiter import WaitForPlace
 from dss_anyio.testing import threads, until
 
 POLICIES = ["block", "drop_oldest", "drop_newest"]
@@ -74,7 +77,7 @@ class Ledger:
         assert hub.sent == self.accepted
         source = hub.sources.get("source")
         if source is not None:
-            assert source == (hub.received, hub.queued, hub.dropped, hub.undelivered)
+            assert source[:4] == (hub.received, hub.queued, hub.dropped, hub.undelivered)
             assert source.sent == hub.sent
 
 
@@ -111,9 +114,7 @@ def at_each_bytecode(
 # -- the bound -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "limit", [1, 3, FEW_PLACES, FEW_PLACES + 1, 1024, MANY_PLACES, MANY_PLACES + 1]
-)
+@pytest.mark.parametrize("limit", [1, 3, 1024, 5000])
 def test_a_hub_takes_exactly_as_many_items_as_it_has_places(
     ledger: Callable[..., Ledger], limit: int
 ) -> None:
@@ -172,16 +173,16 @@ def test_a_rendezvous_hub_takes_what_blocked_senders_hold_in_their_order(
 
 def test_a_rendezvous_hub_takes_one_item_for_each_receiver_that_waits() -> None:
     mailbox = Mailbox(0, "block")
-    mailbox.seat(2)
-    assert [mailbox.put(mailbox.root, item) for item in range(3)] == [True, True, False]
-    mailbox.seat(2)  # two sleep, two items are there for them
-    assert not mailbox.put(mailbox.root, "no third")
+    mailbox.places.seat(2)
+    assert [mailbox.root.places.put(mailbox.root, item) for item in range(3)] == [True, True, False]
+    mailbox.places.seat(2)  # two sleep, two items are there for them
+    assert not mailbox.root.places.put(mailbox.root, "no third")
     assert mailbox.take() == 0
-    mailbox.seat(1)
-    assert not mailbox.put(mailbox.root, "no third")
+    mailbox.places.seat(1)
+    assert not mailbox.root.places.put(mailbox.root, "no third")
     assert mailbox.take() == 1
-    mailbox.seat(0)
-    assert not mailbox.put(mailbox.root, "nobody waits")
+    mailbox.places.seat(0)
+    assert not mailbox.root.places.put(mailbox.root, "nobody waits")
 
 
 @pytest.mark.parametrize("policy", DROPPING)
@@ -226,7 +227,7 @@ def test_the_bound_is_exact_however_many_threads_send(switching_fast: None, limi
 
     def send(number: int) -> None:
         for item in range(2000):
-            accepted[number] += mailbox.put(mailbox.root, item)
+            accepted[number] += mailbox.root.places.put(mailbox.root, item)
 
     received = 0
     done = threading.Event()
@@ -246,7 +247,7 @@ def test_the_bound_is_exact_however_many_threads_send(switching_fast: None, limi
     done.set()
     receiver.join(10)
     assert longest <= limit
-    assert received == sum(accepted) == mailbox.received
+    assert received == sum(accepted) == mailbox.books.received
 
 
 @pytest.mark.parametrize("many", [1, 3])
@@ -260,58 +261,18 @@ def test_the_bound_is_exact_if_another_item_comes_at_any_bytecode_of_put(many: i
 
     for mailbox in at_each_bytecode(
         make,
-        lambda m: accepted.append(m.put_many(m.root, ["act"] * many, 0)),
-        lambda m: accepted.extend([m.put(m.root, "intrude"), m.put(m.root, "intrude")]),
+        lambda m: accepted.append(m.root.places.put_many(m.root, ["act"] * many, 0)),
+        lambda m: accepted.extend(
+            [m.root.places.put(m.root, "intrude"), m.root.places.put(m.root, "intrude")]
+        ),
     ):
         assert sum(accepted) == len(mailbox) == 2
     for mailbox in at_each_bytecode(
         make,
-        lambda m: accepted.append(m.put(m.root, "act")),
-        lambda m: accepted.append(m.put_many(m.root, ["intrude"] * many, 0)),
+        lambda m: accepted.append(m.root.places.put(m.root, "act")),
+        lambda m: accepted.append(m.root.places.put_many(m.root, ["intrude"] * many, 0)),
     ):
         assert sum(accepted) == len(mailbox) == min(2, 1 + many)
-
-
-@pytest.mark.parametrize("act", [1, 2, 5])
-@pytest.mark.parametrize("intruder", [1, 2, 5])
-def test_the_places_that_are_made_late_are_made_once_whoever_comes_between(
-    act: int, intruder: int
-) -> None:
-    """Guards ``_more_room``: nobody finds the queue full while there are places to be made."""
-    accepted: list[int] = []
-
-    def make() -> Mailbox:
-        mailbox = Mailbox(FEW_PLACES + 3, "block")
-        accepted[:] = [mailbox.put_many(mailbox.root, [0] * FEW_PLACES, 0)]
-        return mailbox
-
-    def put(mailbox: Mailbox, many: int) -> None:
-        if many == 1:
-            accepted.append(mailbox.put(mailbox.root, 1))
-        else:
-            accepted.append(mailbox.put_many(mailbox.root, [1] * many, 0))
-
-    for mailbox in at_each_bytecode(make, lambda m: put(m, act), lambda m: put(m, intruder)):
-        assert sum(accepted) == len(mailbox) == FEW_PLACES + min(3, act + intruder)
-
-
-@pytest.mark.parametrize("call", ["send", "send_many", "request_soon", "asend"])
-def test_each_way_to_send_finds_the_places_that_are_made_late(call: str) -> None:
-    async def main() -> None:
-        async with dss.open_hub[Any](FEW_PLACES + 4) as hub:
-            for number in range(FEW_PLACES + 4):
-                if call == "asend":
-                    with anyio.fail_after(10):
-                        await hub.portal.asend(number)
-                elif call == "request_soon":
-                    hub.portal.request_soon(number)
-                else:
-                    CALLS[call](hub.portal, number)
-            assert len(hub) == FEW_PLACES + 4
-            assert hub.statistics().tasks_waiting_send == 0
-            assert not hub.portal.offer("one too many")
-
-    anyio.run(main)
 
 
 # -- the end, at any bytecode ----------------------------------------------------------------------
@@ -325,13 +286,15 @@ def test_the_first_one_that_waits_is_released_if_the_end_comes_at_any_bytecode(a
     def make() -> Mailbox:
         released.clear()
         mailbox = Mailbox(1, "block")
-        mailbox.put(mailbox.root, "queued")
+        mailbox.root.places.put(mailbox.root, "queued")
         return mailbox
 
     def enter(mailbox: Mailbox) -> None:
         if mailbox.root.refusal is None:
-            blocked = Blocked(mailbox.root, "item", "send", lambda: released.append("released"))
-            mailbox.wait_for_room(blocked)
+            blocked = WaitForPlace(
+                mailbox.root, "item", "send", lambda: released.append("released")
+            )
+            mailbox.wait_for_place(blocked)
         else:
             released.append("refused")
 
@@ -341,7 +304,7 @@ def test_the_first_one_that_waits_is_released_if_the_end_comes_at_any_bytecode(a
     steps = (enter, end) if act == "enter" else (end, enter)
     for mailbox in at_each_bytecode(make, *steps):
         assert released
-        assert mailbox.lanes == {}
+        assert mailbox.registry.open_lanes == {}
 
 
 def test_a_portal_that_is_opened_at_any_bytecode_of_the_end_is_closed() -> None:
@@ -360,7 +323,7 @@ def test_a_portal_that_is_opened_at_any_bytecode_of_the_end_is_closed() -> None:
     for steps in itertools.permutations([open_lane, end]):
         for mailbox in at_each_bytecode(make, *steps):
             assert lanes[0].refusal is hub_gone
-            assert mailbox.lanes == {}
+            assert mailbox.registry.open_lanes == {}
 
 
 # -- what a full hub does --------------------------------------------------------------------------
@@ -431,11 +394,11 @@ def test_what_is_dropped_goes_back_to_the_source_it_came_from() -> None:
         assert hub.poll() == [4]
         statistics = hub.statistics()
         assert statistics.dropped == 3
-        assert statistics.sources["a"] == (1, 0, 1, 0)
-        assert statistics.sources["b"] == (0, 0, 1, 0)
+        assert statistics.sources["a"][:4] == (1, 0, 1, 0)
+        assert statistics.sources["b"][:4] == (0, 0, 1, 0)
 
 
-def test_with_drop_oldest_the_place_of_what_was_taken_back_is_free_when_it_is_the_oldest() -> None:
+def test_with_drop_oldest_the_place_of_what_was_taken_back_is_free_at_once() -> None:
     with dss.open_polled_hub[int](2, overflow="drop_oldest") as hub:
         source = hub.register("source")
         hub.portal.send(1)
@@ -443,7 +406,7 @@ def test_with_drop_oldest_the_place_of_what_was_taken_back_is_free_when_it_is_th
         source.abort()
         assert len(hub) == 1
         hub.portal.send(3)
-        assert hub.statistics().dropped == 1  # 1 was the oldest, before the place of 2
+        assert hub.statistics().dropped == 0
         hub.portal.send(4)
         assert hub.statistics().dropped == 1
         assert hub.poll() == [3, 4]
@@ -463,7 +426,7 @@ def test_each_item_ends_once_while_many_threads_overflow_the_hub(
 
     def send(number: int) -> None:
         for item in range(800):
-            assert mailbox.put(lanes[number], (number, item))
+            assert lanes[number].places.put(lanes[number], (number, item))
 
     received: list[tuple[int, int]] = []
     with threads(*[lambda number=number: send(number) for number in range(4)]) as started:
@@ -473,9 +436,9 @@ def test_each_item_ends_once_while_many_threads_overflow_the_hub(
             received += batch
     received += mailbox.take_many(None)
     assert Tally(received + handed_back) == Tally(itertools.product(range(4), range(800)))
-    assert mailbox.received == len(received)
-    assert mailbox.counts["dropped"].value == len(handed_back)
-    assert [lane.source.counts["dropped"].value for lane in lanes] == [
+    assert mailbox.books.received == len(received)
+    assert mailbox.books.counts["dropped"].value == len(handed_back)
+    assert [lane.source.account["dropped"].value for lane in lanes] == [
         sum(sender == number for sender, _ in handed_back) for number in range(4)
     ]
     for number in range(4):
@@ -498,7 +461,7 @@ def test_each_item_ends_once_if_another_call_comes_at_any_bytecode_of_an_overflo
         received.clear()
         mailbox = Mailbox(2, "drop_oldest")
         for number in range(queued):
-            mailbox.put(mailbox.root, f"queued {number}")
+            mailbox.root.places.put(mailbox.root, f"queued {number}")
         return mailbox
 
     def take(mailbox: Mailbox) -> None:
@@ -508,7 +471,7 @@ def test_each_item_ends_once_if_another_call_comes_at_any_bytecode_of_an_overflo
             pass
 
     intrude: dict[str, Callable[[Mailbox], object]] = {
-        "put": lambda m: m.put(m.root, "intruder"),
+        "put": lambda m: m.root.places.put(m.root, "intruder"),
         "take": take,
         "take_many": lambda m: received.extend(m.take_many(None)),
     }
@@ -516,12 +479,12 @@ def test_each_item_ends_once_if_another_call_comes_at_any_bytecode_of_an_overflo
     if intrusion == "put":
         sent.add("intruder")
     for mailbox in at_each_bytecode(
-        make, lambda m: m.put_many(m.root, ["first", "second"], 0), intrude[intrusion]
+        make, lambda m: m.root.places.put_many(m.root, ["first", "second"], 0), intrude[intrusion]
     ):
         received += mailbox.take_many(None)
         assert sorted(received + handed_back) == sorted(sent)
-        assert mailbox.received == len(received)
-        assert mailbox.counts["dropped"].value == len(handed_back)
+        assert mailbox.books.received == len(received)
+        assert mailbox.books.counts["dropped"].value == len(handed_back)
 
 
 # -- the order -------------------------------------------------------------------------------------
@@ -582,10 +545,12 @@ def test_what_send_many_puts_in_one_go_stays_together(portal: str) -> None:
 
     def send_many(mailbox: Mailbox) -> None:
         lane = mailbox.root if portal == "hub's own" else mailbox.open_lane(Source("source"))
-        assert mailbox.put_many(lane, [1, 2, 3], 0) == 3
+        assert lane.places.put_many(lane, [1, 2, 3], 0) == 3
 
     for mailbox in at_each_bytecode(
-        lambda: Mailbox(math.inf, "block"), send_many, lambda m: m.put(m.root, "intruder")
+        lambda: Mailbox(math.inf, "block"),
+        send_many,
+        lambda m: m.root.places.put(m.root, "intruder"),
     ):
         assert mailbox.take_many(None) in (["intruder", 1, 2, 3], [1, 2, 3, "intruder"])
 
@@ -596,25 +561,25 @@ def test_what_send_many_puts_in_one_go_stays_together(portal: str) -> None:
 def test_the_first_item_rings_the_bell_and_the_others_do_not() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
-    mailbox.arm(lambda _: rings.append("rung"))
+    mailbox.bell.arm(lambda _: rings.append("rung"))
     for item in range(100):
-        mailbox.put(mailbox.root, item)
-    mailbox.put_many(mailbox.root, [1, 2, 3], 0)
+        mailbox.root.places.put(mailbox.root, item)
+    mailbox.root.places.put_many(mailbox.root, [1, 2, 3], 0)
     assert rings == ["rung"]
-    assert not mailbox.disarm(), "whoever took it has called it"
-    mailbox.arm(lambda _: rings.append("rung again"))
-    mailbox.put_many(mailbox.root, [1, 2, 3], 0)
+    assert not mailbox.bell.disarm(), "whoever took it has called it"
+    mailbox.bell.arm(lambda _: rings.append("rung again"))
+    mailbox.root.places.put_many(mailbox.root, [1, 2, 3], 0)
     assert rings == ["rung", "rung again"]
 
 
 def test_a_bell_that_was_disarmed_does_not_ring() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
-    mailbox.arm(lambda _: rings.append("rung"))
-    assert mailbox.disarm()
-    assert not mailbox.disarm()
-    mailbox.put(mailbox.root, "item")
-    mailbox.notify()
+    mailbox.bell.arm(lambda _: rings.append("rung"))
+    assert mailbox.bell.disarm()
+    assert not mailbox.bell.disarm()
+    mailbox.root.places.put(mailbox.root, "item")
+    mailbox.bell.ring()
     assert rings == []
 
 
@@ -623,8 +588,8 @@ def test_the_bell_rings_when_the_item_is_there(policy: str) -> None:
     mailbox = Mailbox(1, policy)  # type: ignore[arg-type]
     seen: list[int] = []
     for lane in (mailbox.root, mailbox.open_lane(Source("source"))):
-        mailbox.arm(lambda _: seen.append(len(mailbox)))
-        assert mailbox.put(lane, "item")
+        mailbox.bell.arm(lambda _: seen.append(len(mailbox)))
+        assert lane.places.put(lane, "item")
         mailbox.take()
     assert seen == [1, 1]
 
@@ -639,9 +604,9 @@ def test_a_ring_that_failed_is_left_to_the_next_item() -> None:
         if len(rings) < 3:
             raise MemoryError
 
-    mailbox.arm(ring)
+    mailbox.bell.arm(ring)
     for item in range(5):
-        assert mailbox.put(mailbox.root, item)
+        assert mailbox.root.places.put(mailbox.root, item)
     assert len(rings) == 3
     assert mailbox.take_many(None) == [0, 1, 2, 3, 4]
 
@@ -655,9 +620,9 @@ def test_a_ring_that_ctrl_c_has_struck_is_repeated() -> None:
         if len(rings) == 1:
             raise KeyboardInterrupt
 
-    mailbox.arm(ring)
+    mailbox.bell.arm(ring)
     with pytest.raises(KeyboardInterrupt):
-        mailbox.put(mailbox.root, "item")
+        mailbox.root.places.put(mailbox.root, "item")
     assert len(rings) >= 2  # once too often does no harm
     assert mailbox.take() == "item"
 
@@ -666,10 +631,10 @@ def test_the_bell_rings_when_the_last_portal_is_closed() -> None:
     mailbox = Mailbox(math.inf, "block")
     rings: list[str] = []
     lane = mailbox.open_lane(Source("source"))
-    mailbox.arm(lambda _: rings.append("rung"))
-    mailbox.close_lane(mailbox.root, portal_closed)
+    mailbox.bell.arm(lambda _: rings.append("rung"))
+    mailbox.registry.close_lane(mailbox.root, portal_closed)
     assert rings == []
-    mailbox.close_lane(lane, portal_closed)
+    mailbox.registry.close_lane(lane, portal_closed)
     assert rings == ["rung"]
 
 
@@ -680,11 +645,14 @@ def test_the_bell_rings_once_if_another_item_comes_at_any_bytecode_of_put() -> N
     def make() -> Mailbox:
         rings.clear()
         mailbox = Mailbox(math.inf, "block")
-        mailbox.arm(lambda _: rings.append(len(mailbox)))
+        mailbox.bell.arm(lambda _: rings.append(len(mailbox)))
         return mailbox
 
     for act, intrude in itertools.permutations(
-        [lambda m: m.put(m.root, 1), lambda m: m.put_many(m.root, [2, 3], 0)]
+        [
+            lambda m: m.root.places.put(m.root, 1),
+            lambda m: m.root.places.put_many(m.root, [2, 3], 0),
+        ]
     ):
         for mailbox in at_each_bytecode(make, act, intrude):
             assert len(rings) == 1
@@ -704,12 +672,12 @@ def test_no_ring_is_lost_at_any_bytecode_of_arming_and_looking(intrusion: str) -
         return Mailbox(math.inf, "block")
 
     def sleep(mailbox: Mailbox) -> None:
-        mailbox.arm(lambda _: rings.append("rung"))
+        mailbox.bell.arm(lambda _: rings.append("rung"))
         seen.append(len(mailbox))
 
     intrude: dict[str, Callable[[Mailbox], object]] = {
-        "put": lambda m: m.put(m.root, 1),
-        "put_many": lambda m: m.put_many(m.root, [1, 2], 0),
+        "put": lambda m: m.root.places.put(m.root, 1),
+        "put_many": lambda m: m.root.places.put_many(m.root, [1, 2], 0),
     }
     for _ in at_each_bytecode(make, sleep, intrude[intrusion]):
         assert rings or seen[0]
@@ -725,10 +693,10 @@ class Wakes(list[str]):
         self.append("woken")
 
 
-def wait_in(mailbox: Mailbox, item: object, lane: Lane | None = None) -> tuple[Blocked, Wakes]:
+def wait_in(mailbox: Mailbox, item: object, lane: Lane | None = None) -> tuple[WaitForPlace, Wakes]:
     wakes = Wakes()
-    blocked = Blocked(lane or mailbox.root, item, "send", wakes)
-    mailbox.wait_for_room(blocked)
+    blocked = WaitForPlace(lane or mailbox.root, item, "send", wakes)
+    mailbox.wait_for_place(blocked)
     return blocked, wakes
 
 
@@ -743,8 +711,8 @@ def test_a_wait_ends_at_once_if_room_has_come_meanwhile() -> None:
 
 def test_a_wait_ends_at_once_if_the_portal_was_closed_meanwhile() -> None:
     mailbox = Mailbox(1, "block")
-    mailbox.put(mailbox.root, "full")
-    mailbox.close_lane(mailbox.root, portal_closed)
+    mailbox.root.places.put(mailbox.root, "full")
+    mailbox.registry.close_lane(mailbox.root, portal_closed)
     blocked, wakes = wait_in(mailbox, "item")
     assert wakes == ["woken"]
     assert blocked.refused
@@ -753,7 +721,7 @@ def test_a_wait_ends_at_once_if_the_portal_was_closed_meanwhile() -> None:
 
 def test_a_wait_ends_once_whoever_comes_first() -> None:
     mailbox = Mailbox(1, "block")
-    mailbox.put(mailbox.root, "full")
+    mailbox.root.places.put(mailbox.root, "full")
     accepted, wakes = wait_in(mailbox, "accepted")
     mailbox.take()
     assert wakes == ["woken"]
@@ -777,30 +745,30 @@ def test_a_wait_ends_once_whoever_comes_first() -> None:
 
 def test_closing_one_portal_releases_those_who_wait_in_it_and_no_others() -> None:
     mailbox = Mailbox(1, "block")
-    mailbox.put(mailbox.root, "full")
+    mailbox.root.places.put(mailbox.root, "full")
     lane = mailbox.open_lane(Source("source"))
     own, own_wakes = wait_in(mailbox, "own")
     other, other_wakes = wait_in(mailbox, "other", lane)
-    mailbox.close_lane(lane, portal_closed)
+    mailbox.registry.close_lane(lane, portal_closed)
     assert (own_wakes, other_wakes) == ([], ["woken"])
     assert mailbox.take() == "full"
     assert own_wakes == ["woken"]
     assert mailbox.take() == "own"
     for blocked in (own, other):
         mailbox.leave(blocked)
-    assert not mailbox.blocked
-    assert not mailbox.waiting
+    assert not mailbox.inside.waiters
+    assert not mailbox.places.waiting
 
 
 def test_a_waker_that_fails_does_not_keep_the_others_from_being_released() -> None:
     """The event loop a task has waited in may be gone: its wake raises RuntimeError."""
     mailbox = Mailbox(1, "block")
-    mailbox.put(mailbox.root, "full")
+    mailbox.root.places.put(mailbox.root, "full")
 
     def gone() -> None:
         raise RuntimeError("Event loop is closed")
 
-    mailbox.wait_for_room(Blocked(mailbox.root, "lost loop", "asend", gone))
+    mailbox.wait_for_place(WaitForPlace(mailbox.root, "lost loop", "asend", gone))
     other, wakes = wait_in(mailbox, "other")
     mailbox.end(hub_gone)
     assert wakes == ["woken"]
@@ -810,7 +778,7 @@ def test_a_waker_that_fails_does_not_keep_the_others_from_being_released() -> No
 
 def full_mailbox() -> Mailbox:
     mailbox = Mailbox(1, "block")
-    mailbox.put(mailbox.root, "full")
+    mailbox.root.places.put(mailbox.root, "full")
     return mailbox
 
 
@@ -823,14 +791,14 @@ def test_no_sender_is_forgotten_if_room_comes_at_any_bytecode_of_its_wait(
     if (portal, room) == ("hub's own", "is taken back"):
         return  # the hub's own portal leaves that to the receiver
     lanes: list[Lane] = []
-    waits: list[tuple[Blocked, Wakes]] = []
+    waits: list[tuple[WaitForPlace, Wakes]] = []
 
     def make() -> Mailbox:
         waits.clear()
         mailbox = Mailbox(1, "block")
         own = portal == "hub's own"
         lanes[:] = [mailbox.root if own else mailbox.open_lane(Source("source"))]
-        mailbox.put(lanes[0], "full")
+        lanes[0].places.put(lanes[0], "full")
         return mailbox
 
     make_room: dict[str, Callable[[Mailbox], object]] = {
@@ -846,13 +814,13 @@ def test_no_sender_is_forgotten_if_room_comes_at_any_bytecode_of_its_wait(
             assert wakes, "the sender waits for ever"
             assert not blocked.refused
             assert mailbox.take() == "waited"
-            assert len(mailbox.room or ()) == 1
+            assert len(mailbox.places.free or ()) == 1
 
 
 @pytest.mark.parametrize("end", ["of the portal", "of the hub"])
 def test_no_sender_is_forgotten_if_the_end_comes_at_any_bytecode_of_its_wait(end: str) -> None:
     """Guards ``wait_for_room`` and ``_refuse``: enter, then look; refuse, then copy."""
-    waits: list[tuple[Blocked, Wakes]] = []
+    waits: list[tuple[WaitForPlace, Wakes]] = []
 
     def make() -> Mailbox:
         waits.clear()
@@ -860,7 +828,7 @@ def test_no_sender_is_forgotten_if_the_end_comes_at_any_bytecode_of_its_wait(end
 
     def refuse(mailbox: Mailbox) -> None:
         if end == "of the portal":
-            mailbox.close_lane(mailbox.root, portal_closed)
+            mailbox.registry.close_lane(mailbox.root, portal_closed)
         else:
             mailbox.end(hub_gone)
 
@@ -881,7 +849,7 @@ def test_no_place_is_lost_if_its_sender_gives_up_at_any_bytecode_of_its_coming(
     another: bool,
 ) -> None:
     """Guards ``_admit``: a place nobody wants goes back, and whoever came meanwhile is found."""
-    waits: list[tuple[Blocked, Wakes]] = []
+    waits: list[tuple[WaitForPlace, Wakes]] = []
     withdrawn: list[bool] = []
 
     def make() -> Mailbox:
@@ -904,12 +872,12 @@ def test_no_place_is_lost_if_its_sender_gives_up_at_any_bytecode_of_its_coming(
             assert waits[1][1], "the second one waits for ever"
             assert mailbox.take() == "second"
         assert len(mailbox) == 0
-        assert len(mailbox.room or ()) == 1
+        assert len(mailbox.places.free or ()) == 1
 
 
 def test_who_comes_while_a_place_is_held_for_one_that_gave_up_gets_it() -> None:
     """Guards the second look in ``_admit``, after it has put the place back."""
-    waits: list[tuple[Blocked, Wakes]] = []
+    waits: list[tuple[WaitForPlace, Wakes]] = []
 
     def make() -> Mailbox:
         mailbox = full_mailbox()
@@ -922,7 +890,7 @@ def test_who_comes_while_a_place_is_held_for_one_that_gave_up_gets_it() -> None:
     ):
         assert waits[1][1], "the second one waits for ever"
         assert mailbox.take() == "second"
-        assert len(mailbox.room or ()) == 1
+        assert len(mailbox.places.free or ()) == 1
 
 
 def test_threads_that_wait_for_room_all_get_it(switching_fast: None) -> None:
@@ -1067,8 +1035,8 @@ def test_an_error_that_nobody_has_asked_for_is_logged(caplog: pytest.LogCaptureF
         ("dss_anyio", logging.ERROR)
     ] * 2
     assert sorted(each.getMessage().split(":")[0] for each in caplog.records) == [
-        "error in source 'divider'",
-        "error in the hub's own portal",
+        f"error in {hub.name}",
+        f"error in source 'divider' in {hub.name}",
     ]
     assert all(each.exc_info[0] is ZeroDivisionError for each in caplog.records if each.exc_info)
 
@@ -1094,7 +1062,8 @@ def test_more_errors_than_can_be_kept_are_counted() -> None:
         callback = hub.portal.send_callback(lambda: 1 // 0)
         for _ in range(MOST_REPORTS + 50):
             callback()
-        hub.poll()
+        while hub._mailbox.reports:
+            hub.poll()  # one turn of them each time
         assert len(errors) == MOST_REPORTS
         assert hub.statistics().errors == MOST_REPORTS + 50
 
@@ -1107,8 +1076,8 @@ def test_on_undelivered_may_send_to_the_hub_that_drops() -> None:
         noisy.send_many([1, 2, 3])
         assert hub.poll() == [2, 3]
         statistics = hub.statistics()
-        assert statistics.sources["noisy"] == (0, 0, 3, 0)
-        assert statistics.sources["log"] == (2, 0, 1, 0)
+        assert statistics.sources["noisy"][:4] == (0, 0, 3, 0)
+        assert statistics.sources["log"][:4] == (2, 0, 1, 0)
         assert (statistics.sent, statistics.dropped, statistics.errors) == (6, 4, 0)
 
 
@@ -1141,14 +1110,14 @@ def test_an_item_that_was_on_its_way_when_its_portal_was_aborted_goes_back() -> 
     mailbox = Mailbox(2, "block")
     handed_back: list[str] = []
     lane = mailbox.open_lane(Source("source", on_undelivered=handed_back.append))
-    mailbox.close_lane(lane, portal_aborted)
+    mailbox.registry.close_lane(lane, portal_aborted)
     mailbox.take_back(lane)
-    mailbox.put(lane, "late")  # the sender has read ``lane.refusal`` before
+    lane.places.put(lane, "late")  # the sender has read ``lane.refusal`` before
     with pytest.raises(anyio.WouldBlock):
         mailbox.take()
     assert handed_back == ["late"]
-    assert mailbox.counts["undelivered"].value == 1
-    assert [mailbox.put(mailbox.root, item) for item in range(3)] == [True, True, False]
+    assert mailbox.books.counts["undelivered"].value == 1
+    assert [mailbox.root.places.put(mailbox.root, item) for item in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -1159,14 +1128,14 @@ def test_an_item_that_was_on_its_way_when_the_mailbox_ended_goes_back(
     mailbox = Mailbox(limit, policy)  # type: ignore[arg-type]
     handed_back: list[str] = []
     lane = mailbox.open_lane(Source("source", on_undelivered=handed_back.append))
-    mailbox.put(lane, "queued")
+    lane.places.put(lane, "queued")
     mailbox.end(hub_gone)
     mailbox.sweep()
     assert handed_back == ["queued"]
     for late in ("late", "later"):
-        assert mailbox.put(lane, late)
+        assert lane.places.put(lane, late)
     assert handed_back == ["queued", "late", "later"]
-    assert mailbox.counts["undelivered"].value == 3
+    assert mailbox.books.counts["undelivered"].value == 3
     assert len(mailbox) == 0
 
 
@@ -1187,7 +1156,7 @@ def test_each_item_ends_once_if_the_end_comes_at_any_bytecode_of_put(
         accepted.clear()
         mailbox = Mailbox(2, policy)  # type: ignore[arg-type]
         lanes[:] = [mailbox.root if source is UNREGISTERED else mailbox.open_lane(source)]
-        mailbox.put(lanes[0], "queued")
+        lanes[0].places.put(lanes[0], "queued")
         return mailbox
 
     def end(mailbox: Mailbox) -> None:
@@ -1195,12 +1164,12 @@ def test_each_item_ends_once_if_the_end_comes_at_any_bytecode_of_put(
         mailbox.sweep()
 
     for put, intrude in itertools.permutations(
-        [lambda m: accepted.append(m.put(lanes[0], "item")), end]
+        [lambda _: accepted.append(lanes[0].places.put(lanes[0], "item")), end]
     ):
         for mailbox in at_each_bytecode(make, put, intrude):
             assert accepted == [True]
             assert sorted(handed_back) == ["item", "queued"]
-            assert mailbox.counts["undelivered"].value == len(handed_back)
+            assert mailbox.books.counts["undelivered"].value == len(handed_back)
             assert len(mailbox) == 0
 
 
@@ -1286,31 +1255,38 @@ def test_the_statistics_say_what_is_open_and_who_waits() -> None:
     statistics = hub.statistics()
     assert statistics[:6] == (0, 1, 0, 0, 0, 0)
     assert (statistics.received, statistics.undelivered, statistics.sent) == (1, 1, 2)
-    assert statistics.sources == {}
+    assert registered(hub) == []
 
 
-# -- a husk that is withdrawn ----------------------------------------------------------------------
+# -- a husk too many -------------------------------------------------------------------------------
 
 
 @pytest.mark.anyio
-async def test_no_wake_is_lost_while_another_source_is_aborted() -> None:
-    """``take_back`` enters one husk too many, and withdraws it. Who counts it may go to sleep.
-
-    Guards the ring after it: an item of somebody else's is there, and its sender has not found the
-    bell armed.
-    """
+async def test_no_receiver_sleeps_beside_an_item_that_a_husk_too_many_hides() -> None:
+    """``take_back`` counts one husk too many, and withdraws it. Guards that nobody counts husks."""
     async with dss.open_hub[str]() as hub:
-        aborted, sender = hub.register("aborted"), hub.register("sender")
+        sender = hub.register("sender")
         sender.send("an item")
-        hub._mailbox.husks.append(None)  # the thread that aborts is here
+        hub._mailbox.line._husks.append(None)  # a thread that aborts another source is here
         with anyio.fail_after(10):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(hub._sleepers.sleep, hub)  # a receiver that has not seen it yet
-                await anyio.wait_all_tasks_blocked()
-                assert hub.statistics().tasks_waiting_receive == 1
-                hub._mailbox.husks.pop()
-                await anyio.to_thread.run_sync(aborted.abort)  # goes on to its end
-        assert await hub.receive() == "an item"
+            await hub._sleepers.sleep(hub._end)
+            assert await hub.receive() == "an item"
+        hub._mailbox.line._husks.pop()
+
+
+def test_no_polled_hub_sleeps_on_beside_an_item_that_a_husk_too_many_has_hidden() -> None:
+    """Guards the ring after ``Line.take_back`` has withdrawn it."""
+    found: list[bool] = []
+    with dss.open_polled_hub[str]() as hub:
+        aborted, sender = hub.register("aborted"), hub.register("sender")
+        hub._mailbox.line._husks.append(None)  # the thread that aborts is here
+        sender.send("an item")  # whose wake comes to nothing
+        with threads(lambda: found.append(hub.wait(10))):
+            until(lambda: hub.statistics().tasks_waiting_receive and hub._mailbox.bell.armed)
+            hub._mailbox.line._husks.pop()
+            aborted.abort()  # goes on to its end
+        assert found == [True]
+        assert hub.poll() == ["an item"]
 
 
 @pytest.mark.anyio
@@ -1321,14 +1297,66 @@ async def test_the_stream_does_not_end_before_an_item_that_such_a_husk_hides() -
         sender.send("the last item")
         hub.close_senders()
         aborted.abort()
-        hub._mailbox.husks.append(None)  # another thread aborts it as well, and is here
+        hub._mailbox.line._husks.append(None)  # another thread aborts it as well, and is here
         with pytest.raises(anyio.WouldBlock):
             hub.receive_nowait()
-        hub._mailbox.husks.pop()
+        hub._mailbox.line._husks.pop()
         assert [item async for item in hub] == ["the last item"]
 
 
 # -- at the end of the stack -----------------------------------------------------------------------
+
+
+def free_places(hub: dss.PolledHub[int]) -> list[None]:
+    places: Any = hub._mailbox.places
+    free: list[None] = getattr(places, "pile", places.free)
+    return free
+
+
+@pytest.mark.parametrize("how", ["receive_nowait", "poll"])
+def test_at_each_depth_of_the_stack_a_receiver_lets_in_who_waits_or_takes_nothing(how: str) -> None:
+    """The item that it has in hand is not lost, nor is its place. Guards ``Places.admit``."""
+    wrong: list[Any] = []
+    refused = 0
+    for left in range(4, 60):
+        with dss.open_polled_hub[int](1) as hub:
+            hub.portal.send(1)
+            waiting = hub.portal.request_soon(2)  # as a thread that waits in ``send``
+            received: list[Any] = []
+
+            def take() -> None:
+                if how == "poll":
+                    received.extend(hub.poll(1))  # noqa: B023
+                else:
+                    received.append(hub._mailbox.take())  # noqa: B023
+
+            try:
+                at_depth(sys.getrecursionlimit() - left, take)
+            except RecursionError:
+                refused += 1
+            while more := hub.poll():
+                received += more
+            for each in received[1:]:
+                each.reply("answered")
+            if received[:1] != [1] or not waiting.done() or len(free_places(hub)) != 1:
+                wrong.append((left, received, waiting))
+    assert wrong == []
+    assert 0 < refused < 56, "the end of the stack was not tried"
+
+
+def at_depth(depth: int, func: Callable[[], object]) -> None:
+    """Call *func* with so many calls below it on the stack."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        depth, frame = depth - 1, frame.f_back
+
+    def descend(left: int) -> None:
+        if left > 0:
+            descend(left - 1)
+        else:
+            func()
+
+    descend(depth)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["hub.portal", "a source"])
@@ -1363,7 +1391,7 @@ def test_at_each_depth_of_the_stack_what_is_accepted_is_counted_and_nothing_else
         assert counts.received == len(received) == 4
         if not own:
             assert sorted(received + dropped) == accepted
-        assert len(hub._mailbox.room or ()) == 4
+        assert len(free_places(hub)) == 4
         assert next(tried) > 100
 
         def descend_and_call_back() -> None:
@@ -1382,7 +1410,7 @@ def test_at_each_depth_of_the_stack_what_is_accepted_is_counted_and_nothing_else
         assert counts.sent == counts.received + counts.dropped
         if not own:
             assert len(dropped) == counts.dropped
-        assert len(hub._mailbox.room or ()) == 4
+        assert len(free_places(hub)) == 4
 
 
 def test_statistics_may_start_a_collection_that_closes_a_portal() -> None:

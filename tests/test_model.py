@@ -30,8 +30,13 @@ CONFIGURATIONS = {
     "places": ["-DSENDERS=2", "-DSENDERS=3 -DCLOSES=0"],
     "end": ["-DSENDERS=3"],
     "request": ["", "-DPATIENT"],
+    "inlet": [
+        "-DSENDERS=2 -DITEMS=1 -DLIMIT=1",
+        "-DSENDERS=2 -DITEMS=1 -DKILLS=1",
+        "-DSENDERS=2 -DITEMS=1 -DCLOSES=1",
+    ],
 }
-SETTINGS = {"SENDERS", "ITEMS", "CANCELS", "CLOSES", "PATIENT"}
+SETTINGS = {"SENDERS", "ITEMS", "CANCELS", "CLOSES", "PATIENT", "LIMIT", "KILLS"}
 
 STUCK = "invalid end state"
 # Without which guard, in which of the configurations above, what goes wrong first: an assertion, as
@@ -77,6 +82,16 @@ WITHOUT = {
             0,
             "!works || told || (outcome != RELEASED && outcome != ABANDONED)",
         ),
+    },
+    "inlet": {
+        "RING_BEFORE_THE_SWAP": (0, STUCK),
+        "LOOK_BEFORE_ARMING": (0, STUCK),
+        "KEEP_THE_NUMBER": (0, STUCK),
+        "CLEAR_AFTER_ARMING": (0, STUCK),
+        "WITHOUT_A_BOUND": (0, "t < head + LIMIT"),
+        "TAKE_THE_FLAG_DOWN_FIRST": (1, STUCK),
+        "CLAIM_AND_FILL_THEN": (1, STUCK),
+        "CLOSE_WITH_THE_BIT_ALONE": (2, "taken == accepted"),
     },
 }
 
@@ -156,7 +171,7 @@ def test_each_guard_and_each_property_of_a_model_is_seen_to_matter(model: str) -
 
 
 def test_the_functions_that_the_models_stand_for_are_there() -> None:
-    named = set(re.findall(r"`(_\w+)\.((?:\w+\.)?\w+)`", PAGE.read_text(encoding="utf-8")))
+    named = set(re.findall(r"`(_\w+\.\w+)\.((?:\w+\.)?\w+)`", PAGE.read_text(encoding="utf-8")))
     assert len(named) > 15
     for module, path in named:
         found = importlib.import_module(f"dss_anyio.{module}")

@@ -1,11 +1,15 @@
-"""Which CPythons are supported is said once, by the classifiers; everything else agrees."""
+"""What is said once: the version, by the package; the CPythons, by the classifiers."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import dss_anyio as dss
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,6 +21,31 @@ SETTINGS: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enc
 CPYTHONS = re.findall(r"Python :: (3\.\d+)'", str(SETTINGS["project"]["classifiers"]))
 OLDEST, NEWEST = CPYTHONS[0], CPYTHONS[-1]
 FIRST_WITHOUT_GIL = "3.13"
+
+
+def test_the_version_is_said_once_and_every_file_that_needs_it_reads_it_there() -> None:
+    assert SETTINGS["project"]["dynamic"] == ["version"]
+    assert SETTINGS["tool"]["hatch"]["version"] == {"path": "src/dss_anyio/__init__.py"}
+    documentation: dict[str, Any] = {"__file__": str(ROOT / "docs" / "conf.py")}
+    exec((ROOT / "docs" / "conf.py").read_text(encoding="utf-8"), documentation)
+    assert documentation["release"] == documentation["version"] == dss.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", dss.__version__)
+
+
+def test_asking_for_the_version_imports_nothing() -> None:
+    program = (
+        "import sys, dss_anyio; before = set(sys.modules); dss_anyio.__version__; "
+        "print(set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert done.stdout == "set()\n"
 
 
 def test_there_is_no_gap_between_the_oldest_and_the_newest() -> None:
@@ -45,3 +74,15 @@ def test_the_checkers_look_from_the_oldest_and_from_the_newest() -> None:
     assert "target-version" not in tools["ruff"]  # it reads requires-python
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.findall(r"--pythonversion (\S+)", makefile) == [NEWEST]
+
+
+def test_no_host_of_a_registry_or_of_a_mirror_is_named() -> None:
+    """Scripts ask what the machine is set up with, and a link leads to a project's own page."""
+    known = re.compile(r"https?://[^/\s]*\b(?:pypi|pythonhosted|debian|ubuntu|npmjs)\b[^/\s]*")
+    folders = [ROOT / name for name in ("benchmarks", "docs", "examples", "src", "tests")]
+    files = [path for folder in folders for path in folder.rglob("*") if "_build" not in path.parts]
+    named: list[str] = []
+    for path in [*files, *ROOT.glob("*.md"), *ROOT.glob("*.toml"), ROOT / "Makefile"]:
+        if path.suffix in {".md", ".py", ".sh", ".toml", ""} and path.is_file():
+            named += known.findall(path.read_text(encoding="utf-8"))
+    assert not named

@@ -24,7 +24,7 @@ import anyio
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, EndOfStream, WouldBlock
 from bytecodes import run_interrupted
-from conftest import BACKENDS
+from conftest import BACKENDS, PYPY, registered
 
 import dss_anyio as dss
 from dss_anyio.testing import CThread, threads, until
@@ -197,6 +197,8 @@ ABROAD = {
     "thread of a uvloop loop": partial(thread_of_another_loop, "uvloop"),
     "thread of a trio loop": partial(thread_of_another_loop, "trio"),
 }
+if PYPY:  # it frees nothing at once, and has no uvloop
+    del HOME["finalizer"], HOME["weakref callback"], ABROAD["thread of a uvloop loop"]
 EVERYWHERE = {**HOME, **ABROAD}
 
 
@@ -291,7 +293,10 @@ def test_without_room_what_waits_is_an_error_in_the_hubs_own_thread(
                 hub.portal.send("second")
             call = call_from(place, hub, lambda send=send: send(hub.portal))
             assert is_error(call.outcome, RuntimeError, f"{name}() would block")
-            assert is_error(call.outcome, RuntimeError, "await portal.asend(item)")
+            assert is_error(call.outcome, RuntimeError, "send_nowait()")
+            # It could not be awaited where there is no event loop.
+            in_a_loop = isinstance(hub, dss.Hub)
+            assert is_error(call.outcome, RuntimeError, "await portal.asend(item)") is in_a_loop
             assert len(take(hub)) == 2
 
     in_hub(scenario, 2)
@@ -318,10 +323,18 @@ def abort_source(hub: AnyHub) -> None:
 
 
 REFUSALS: dict[str, tuple[Callable[[AnyHub], None], str, str]] = {
-    "the portal was closed": (close_portal, "hub's own", "portal was closed"),
-    "the portal was aborted": (abort_portal, "hub's own", "portal was aborted"),
-    "the source was closed": (close_source, "source's", "portal was closed"),
-    "the source was aborted": (abort_source, "source's", "portal was aborted"),
+    "the portal was closed": (close_portal, "hub's own", "portal of {hub} was closed"),
+    "the portal was aborted": (abort_portal, "hub's own", "portal of {hub} was aborted"),
+    "the source was closed": (
+        close_source,
+        "source's",
+        "portal of source 'source' in {hub} was closed",
+    ),
+    "the source was aborted": (
+        abort_source,
+        "source's",
+        "portal of source 'source' in {hub} was aborted",
+    ),
     "the senders were closed": (close_senders, "hub's own", "close_senders"),
     "the source's senders were closed": (close_senders, "source's", "close_senders"),
 }
@@ -357,7 +370,7 @@ def test_a_portal_that_takes_nothing_any_more_says_so_everywhere(
             clone.send("full: that makes no difference")
             act(hub)
             portal = hub.portal if whose == "hub's own" else source
-            check_refusals(place, hub, portal, ClosedResourceError, said)
+            check_refusals(place, hub, portal, ClosedResourceError, said.format(hub=hub.name))
 
     in_hub(scenario, 1)
 
@@ -371,7 +384,7 @@ def test_a_hub_that_is_gone_takes_nothing_from_anywhere(in_hub: InHub, place: st
 
     hub = in_hub(scenario)
     for portal in portals:
-        check_refusals(place, hub, portal, BrokenResourceError, "the hub has ended")
+        check_refusals(place, hub, portal, BrokenResourceError, f"{hub.name} has ended")
 
 
 @pytest.mark.parametrize("place", EVERYWHERE)
@@ -426,7 +439,7 @@ def test_portals_are_opened_and_closed_from_everywhere(in_hub: InHub, place: str
         assert take(hub) == ["item"]
         statistics = hub.statistics()
         assert (statistics.undelivered, statistics.open_send_streams) == (2, 1)
-        assert statistics.sources == {}
+        assert registered(hub) == []
         assert call_from(place, hub, hub.close_senders).outcome is None
         with pytest.raises(EndOfStream):
             take(hub)
@@ -467,7 +480,9 @@ def test_a_send_without_room_in_time_is_not_accepted(name: str, timeout: float) 
 
         def send() -> None:
             begun = time.monotonic()
-            with pytest.raises(TimeoutError, match="no room in the hub within"):
+            with pytest.raises(
+                TimeoutError, match=r"no room within .* s in hub-\d+ for an item; it was not"
+            ):
                 TIMED[name](hub.portal, timeout)
             assert timeout <= time.monotonic() - begun < 5
 
@@ -517,9 +532,11 @@ def test_a_timeout_that_cannot_be_is_refused_whatever_the_hub_is_like(
         hub.portal.send("full")
     if state == "ended":
         hub.close()
-    for timeout in (-1, -0.001, -math.inf, math.nan):
+    for timeout in (-1, -0.001, -math.inf):
         with pytest.raises(ValueError, match="timeout must not be negative"):
             TIMED[name](hub.portal, timeout)
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, got nan"):
+        TIMED[name](hub.portal, math.nan)
     for timeout in ("1", b"1", [], (), True, object(), 1j):
         with pytest.raises(TypeError, match="timeout must be a number of seconds or None"):
             TIMED[name](hub.portal, timeout)
@@ -646,7 +663,7 @@ def test_who_is_blocked_is_released_with_an_error_when(
     portal = hubs[0].portal
     portal.send("full")
     released: list[BaseException] = []
-    left = hubs[0]._mailbox.blocked
+    left = hubs[0]._mailbox.inside.waiters
 
     def wait() -> None:
         with pytest.raises(error) as raised:
@@ -820,9 +837,9 @@ async def test_asend_says_that_the_portal_is_closed_or_the_hub_gone() -> None:
     async with dss.open_hub[int](1) as hub:
         clone = hub.portal.clone()
         clone.close()
-        with pytest.raises(ClosedResourceError, match="portal was closed"):
+        with pytest.raises(ClosedResourceError, match=r"portal of hub-\d+ was closed"):
             await clone.asend(1)
-    with pytest.raises(BrokenResourceError, match="the hub has ended"):
+    with pytest.raises(BrokenResourceError, match=r"^hub-\d+ has ended"):
         await hub.portal.asend(1)
 
 
@@ -860,8 +877,8 @@ def test_blocked_says_who_waits_for_what_since_when_and_where(in_hub: InHub) -> 
             first.name = "the camera's thread"
             until(lambda: len(hub.blocked()) == 2)
             one, two = hub.blocked()
-            assert one == ("camera", "send", one.seconds, first.ident, "the camera's thread")
-            assert two == (None, "send_many", two.seconds, second.ident, second.name)
+            assert one == ("camera", "send", one.seconds, first.ident, "the camera's thread", "hub")
+            assert two == (None, "send_many", two.seconds, second.ident, second.name, "hub")
             assert one.seconds > two.seconds > 0
             assert hub.blocked()[0].seconds > one.seconds
             assert take_one(hub) == "full"
@@ -923,7 +940,7 @@ def test_a_callback_sends_what_pack_makes_of_its_arguments() -> None:
 def test_pack_must_be_callable(pack: Any) -> None:
     with (
         dss.open_polled_hub[Any]() as hub,
-        pytest.raises(TypeError, match="pack must be callable, not"),
+        pytest.raises(TypeError, match="pack must be callable or None, not"),
     ):
         hub.portal.send_callback(pack)
 
@@ -991,7 +1008,7 @@ def test_a_callback_that_finds_no_room_drops_its_item_and_gives_it_back(in_hub: 
         assert dropped == ["second", "third"]
         statistics = hub.statistics()
         assert (statistics.sent, statistics.queued, statistics.dropped) == (3, 1, 2)
-        assert statistics.sources["source"] == (0, 1, 2, 0)
+        assert statistics.sources["source"][:4] == (0, 1, 2, 0)
         assert take(hub) == ["first"]
 
     in_hub(scenario, 1)
@@ -1079,14 +1096,14 @@ def test_a_clone_is_of_the_same_source_and_closed_separately() -> None:
     with dss.open_polled_hub[str]() as hub:
         source = hub.register("source", decode=str.upper)
         clone = source.clone()
-        assert repr(clone) == "<Portal of 'source': open>"
+        assert repr(clone) == repr(source)
         clone.send("a")
         source.close()
-        assert list(hub.statistics().sources) == ["source"]
+        assert registered(hub) == ["source"]
         clone.send("b")
-        assert hub.statistics().sources["source"] == (0, 2, 0, 0)
+        assert hub.statistics().sources["source"][:4] == (0, 2, 0, 0)
         clone.close()
-        assert hub.statistics().sources == {}
+        assert registered(hub) == []
         assert hub.poll() == ["A", "B"]
 
 
@@ -1105,16 +1122,18 @@ def test_a_portal_that_was_closed_cannot_be_cloned() -> None:
     hub.close()
     other = dss.open_polled_hub[int]()
     other.close()
-    with pytest.raises(BrokenResourceError, match="the hub has ended"):
+    with pytest.raises(BrokenResourceError, match=r"^hub-\d+ has ended"):
         other.portal.clone()
 
 
 def test_a_portal_that_was_forgotten_is_loud() -> None:
     with dss.open_polled_hub[int]() as hub:
-        with pytest.warns(ResourceWarning, match="Unclosed <Portal: open>"):
+        with pytest.warns(ResourceWarning, match=r"Unclosed <Portal of hub-\d+: open>"):
             hub.portal.clone()
         source = hub.register("source")
-        with pytest.warns(ResourceWarning, match="Unclosed <Portal of 'source': open>"):
+        with pytest.warns(
+            ResourceWarning, match=r"Unclosed <Portal of source 'source' in hub-\d+: open>"
+        ):
             source.clone()
         hub.register("kept by the hub")
         closed = hub.portal.clone()
@@ -1126,13 +1145,13 @@ def test_a_portal_that_was_forgotten_is_loud() -> None:
 
 
 def test_a_portal_shows_whose_it_is_and_whether_it_is_open() -> None:
-    with dss.open_polled_hub[int]() as hub:
+    with dss.open_polled_hub[int](name="audio") as hub:
         source = hub.register("source")
-        assert repr(hub.portal) == "<Portal: open>"
-        assert repr(source) == "<Portal of 'source': open>"
+        assert repr(hub.portal) == "<Portal of hub 'audio': open>"
+        assert repr(source) == "<Portal of source 'source' in hub 'audio': open>"
         source.close()
-        assert repr(source) == "<Portal of 'source': closed>"
-    assert repr(hub.portal) == "<Portal: closed>"
+        assert repr(source) == "<Portal of source 'source' in hub 'audio': closed>"
+    assert repr(hub.portal) == "<Portal of hub 'audio': closed>"
 
 
 # -- abort -----------------------------------------------------------------------------------------
@@ -1174,12 +1193,12 @@ def test_aborting_a_clone_takes_back_its_own_items_only() -> None:
         clone.send("clone 2")
         clone.abort()
         assert back == ["clone 1", "clone 2"]
-        assert list(hub.statistics().sources) == ["source"], "it is still registered"
-        assert hub.statistics().sources["source"] == (0, 2, 0, 2)
+        assert registered(hub) == ["source"], "it is still registered"
+        assert hub.statistics().sources["source"][:4] == (0, 2, 0, 2)
         source.send("source 3")
         assert hub.poll() == ["source 1", "source 2", "source 3"]
         source.abort()
-        assert hub.statistics().sources == {}
+        assert registered(hub) == []
     assert back == ["clone 1", "clone 2"]
 
 
@@ -1196,60 +1215,49 @@ def test_aborting_a_clone_of_the_hubs_own_portal_leaves_the_portal_alone() -> No
 
 
 @pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])
-@pytest.mark.parametrize("limit", [4, math.inf])
-def test_aborting_the_hubs_own_portal_takes_back_its_items_at_once(
-    in_hub: InHub, limit: float, overflow: str
-) -> None:
-    def scenario(hub: AnyHub) -> None:
-        hub.portal.send_many([1, 2, 3])
-        hub.portal.abort()
-        statistics = hub.statistics()
-        assert (statistics.undelivered, statistics.queued, statistics.sent) == (3, 0, 3)
-        with pytest.raises(EndOfStream):
-            take(hub)
-        hub.portal.abort()
-        assert hub.statistics().undelivered == 3
-
-    in_hub(scenario, limit, overflow=overflow)
-
-
-@pytest.mark.parametrize("overflow", ["block", "drop_oldest", "drop_newest"])
 @pytest.mark.parametrize("limit", [6, math.inf])
-def test_aborting_the_hubs_own_portal_leaves_other_sources_alone(
+def test_aborting_the_hubs_own_portal_closes_it_and_its_items_are_received(
     in_hub: InHub, limit: float, overflow: str
 ) -> None:
+    """It has no ``on_undelivered`` to which they could go."""
+
     def scenario(hub: AnyHub) -> None:
         source = hub.register("source")
-        other = hub.register("other")
         for item in range(6):
-            (hub.portal, source, other)[item % 3].send(item)
+            (hub.portal, source)[item % 2].send(item)
         hub.portal.abort()
-        assert take(hub) == [1, 2, 4, 5], "in their order"
-        assert take(hub) == []
-        statistics = hub.statistics()
-        assert (statistics.undelivered, statistics.queued, statistics.sent) == (2, 0, 6)
+        with pytest.raises(ClosedResourceError):
+            hub.portal.send("late")
+        assert take(hub) == [0, 1, 2, 3, 4, 5], "in their order"
         source.send_many([7, 8, 9, 10, 11, 12])
         assert take(hub) == [7, 8, 9, 10, 11, 12], "a place was lost"
-        other.close()
-        source.send(13)
+        hub.portal.abort()
         source.close()
-        assert take_one(hub) == 13
         with pytest.raises(EndOfStream):
             take(hub)
+        statistics = hub.statistics()
+        assert (statistics.received, statistics.undelivered, statistics.sent) == (12, 0, 12)
 
     in_hub(scenario, limit, overflow=overflow)
 
 
-def test_aborting_the_hubs_own_portal_takes_back_its_items_also_beside_other_sources() -> None:
-    """As the docstring of ``abort`` says: before it returns, whatever else is queued."""
-    with dss.open_polled_hub[int](4) as hub:
-        source = hub.register("source")
-        hub.portal.send_many([1, 2])
-        source.send_many([3, 4])
-        hub.portal.abort()
-        assert hub.statistics().undelivered == 2
-        assert len(hub) == 2
-        assert source.offer(5), "there is room again"
+def test_aborting_the_hubs_own_portal_releases_those_who_wait_in_it() -> None:
+    with dss.open_polled_hub[Any](2) as hub:
+        hub.portal.send("queued")
+        asked = hub.portal.request_soon("asked")
+
+        def send() -> None:
+            with pytest.raises(ClosedResourceError):
+                hub.portal.send("blocked")
+
+        with threads(send):
+            until(lambda: len(hub.blocked()) == 2)
+            hub.portal.abort()
+        with pytest.raises(ClosedResourceError):
+            asked.result(10)
+        assert hub.poll() == ["queued"], "nobody wants an answer to the request any more"
+        assert hub.statistics().requests.released == 1
+        assert hub.statistics().undelivered == 1
 
 
 def test_aborting_a_portal_that_was_closed_takes_back_what_it_left() -> None:
@@ -1364,7 +1372,7 @@ def test_a_name_is_taken_while_its_source_is_registered(in_hub: InHub) -> None:
         first.close()
         second = hub.register("name", decode=lambda item: -item)
         second.send(1)
-        assert hub.statistics().sources["name"].queued == 1, "counts belong to one registration"
+        assert hub.statistics().sources["name"].queued == 2, "the counts of a name add up"
         assert take(hub) == [1, -1]
 
     in_hub(scenario)
@@ -1402,7 +1410,7 @@ def test_a_name_is_given_once_if_it_is_asked_for_at_any_bytecode_of_its_registra
         (None, {}, "the name of a source must be a string, not None"),
         (1, {}, "the name of a source must be a string, not 1"),
         (b"name", {}, "the name of a source must be a string"),
-        ("name", {"cancel": 1}, "cancel must be callable or None, not 1"),
+        ("name", {"stop": 1}, "stop must be callable or None, not 1"),
         ("name", {"decode": "json"}, "decode must be callable or None, not 'json'"),
         ("name", {"on_undelivered": []}, "on_undelivered must be callable or None"),
     ],
@@ -1422,12 +1430,12 @@ def test_nothing_can_be_registered_where_nothing_can_be_sent(in_hub: InHub) -> N
         hub.close_senders()
         with pytest.raises(ClosedResourceError, match="close_senders"):
             hub.register("source")
-        assert hub.statistics().sources == {}
+        assert registered(hub) == []
 
     hub = in_hub(scenario)
-    with pytest.raises(BrokenResourceError, match="the hub has ended"):
+    with pytest.raises(BrokenResourceError, match=r"^hub-\d+ has ended"):
         hub.register("source")
-    assert hub.statistics().sources == {}
+    assert registered(hub) == []
 
 
 def test_wherever_the_hub_ends_registering_returns_a_portal_or_says_so() -> None:
@@ -1439,7 +1447,7 @@ def test_wherever_the_hub_ends_registering_returns_a_portal_or_says_so() -> None
 
         def register() -> None:
             try:
-                portals.append(hub.register("source", cancel=lambda: cancelled.append(True)))
+                portals.append(hub.register("source", stop=lambda: cancelled.append(True)))
             except BrokenResourceError:
                 portals.append(None)
 
@@ -1457,7 +1465,7 @@ def test_cancel_is_for_those_who_are_still_there_when_the_hub_ends(in_hub: InHub
 
     def scenario(hub: AnyHub) -> None:
         for name in ("closed", "aborted", "first", "second", "third"):
-            hub.register(name, cancel=partial(cancelled.append, name))
+            hub.register(name, stop=partial(cancelled.append, name))
         hub.source("closed").close()
         hub.source("aborted").abort()
         assert cancelled == []
@@ -1475,14 +1483,14 @@ def test_after_close_senders_the_receiver_gets_what_there_is_and_then_the_end(
     cancelled: list[str] = []
 
     def scenario(hub: AnyHub) -> None:
-        source = hub.register("source", cancel=lambda: cancelled.append("source"))
+        source = hub.register("source", stop=lambda: cancelled.append("source"))
         hub.portal.send(1)
         source.send(2)
         hub.close_senders()
         hub.close_senders()
         assert not source.offer(3)
         assert hub.statistics().open_send_streams == 0
-        assert list(hub.statistics().sources) == ["source"]
+        assert registered(hub) == ["source"]
         assert take_one(hub) == 1
         assert take_one(hub) == 2
         with pytest.raises(EndOfStream):
@@ -1567,8 +1575,8 @@ def test_a_clone_that_meets_the_last_close_is_registered_or_closed() -> None:
                 source = hub.register("source")
                 acts: dict[str, Callable[[], None]] = {"clone": clone, "close": source.close}
                 interrupted = run_interrupted(acts[first], acts[second], at, only_shared=True)
-                registered = "source" in hub.statistics().sources
-                assert [each.offer(1) for each in clones] == [registered] * len(clones)
+                is_open = "source" in registered(hub)
+                assert [each.offer(1) for each in clones] == [is_open] * len(clones)
             if not interrupted:
                 break
         assert at > 3

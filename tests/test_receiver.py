@@ -546,7 +546,7 @@ async def test_iterating_takes_what_is_there_without_a_trip_through_the_loop_for
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time as an iteration sees it, in seconds: the sum of this list."""
     times = [0.0]
-    monkeypatch.setattr("dss_anyio._receiver.monotonic", lambda: math.fsum(times))
+    monkeypatch.setattr("dss_anyio._receiving.receiver.monotonic", lambda: math.fsum(times))
     return times
 
 
@@ -622,7 +622,7 @@ async def test_iterating_can_be_cancelled_natively_every_128_items(
 
 
 async def test_iterating_over_what_cannot_be_decoded_lets_others_run_as_well(
-    backend_name: str,
+    clock: list[float], backend_name: str
 ) -> None:
     async with dss.open_hub[int](math.inf, on_error=lambda *_: None) as hub:
         decoded = 0
@@ -631,6 +631,7 @@ async def test_iterating_over_what_cannot_be_decoded_lets_others_run_as_well(
         def decode(item: str) -> int:
             nonlocal decoded
             decoded += 1
+            clock.append(0.000_01)
             return int(item)
 
         source = hub.register("source", decode=decode)
@@ -768,11 +769,11 @@ async def test_a_clone_receives_although_the_hub_itself_was_closed() -> None:
 
 
 async def test_a_receiver_shows_whether_it_is_open() -> None:
-    async with dss.open_hub[int]() as hub:
+    async with dss.open_hub[int](name="audio") as hub:
         clone = hub.clone()
-        assert repr(clone) == "<Receiver: open>"
+        assert repr(clone) == "<Receiver of hub 'audio': open>"
         clone.close()
-        assert repr(clone) == "<Receiver: closed>"
+        assert repr(clone) == "<Receiver of hub 'audio': closed>"
 
 
 async def test_after_the_end_of_the_hub_every_receiver_is_closed_and_quiet() -> None:

@@ -31,8 +31,10 @@ from conftest import BACKENDS, strike
 from test_receiver import asleep
 
 import dss_anyio as dss
-from dss_anyio import NoReplyError, _mailbox
-from dss_anyio._lane import Blocked
+from dss_anyio import NoReplyError
+from dss_anyio._core import mailbox as _mailbox
+from dss_anyio._core.errors import hub_gone
+from dss_anyio._core.waiter import WaitForPlace
 from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio
@@ -978,12 +980,12 @@ class Duel:
 
     def __init__(self) -> None:
         self.hub = dss.open_polled_hub[str](4)
-        self.hub._mailbox.home = None  # the one thread plays all the parts
+        self.hub._mailbox.home.thread = None  # the one thread plays all the parts
         self.portal = self.hub.register("library")
         self.claims: list[str] = []
         self.future = self.portal.request_soon("question")
         self.tokens: list[Any] = self.hub.poll()
-        self.hub._mailbox.home = None
+        self.hub._mailbox.home.thread = None
 
     def reply(self, value: str) -> None:
         if self.tokens[0].reply(value):
@@ -1044,7 +1046,7 @@ MOVES: dict[str, Callable[[Duel], object]] = {
     "leave the block": lambda duel: duel.tokens[0].__exit__(None, None, None),
     "cancel the future": lambda duel: duel.cancel(),
     "abort the portal": lambda duel: duel.portal.abort(),
-    "end the hub": lambda duel: duel.hub._mailbox.end(dss._errors.hub_gone),
+    "end the hub": lambda duel: duel.hub._mailbox.end(hub_gone),
 }
 
 
@@ -1124,7 +1126,7 @@ class Call:
 
     def __init__(self, max_buffer_size: float = 4, timeout: float = 0) -> None:
         self.hub = dss.open_polled_hub[str](max_buffer_size)
-        self.hub._mailbox.home = None
+        self.hub._mailbox.home.thread = None
         self.portal = self.hub.register("library")
         self.timeout = timeout
         self.outcome: Any = None
@@ -1156,7 +1158,7 @@ class Call:
                     break
         except (anyio.EndOfStream, ClosedResourceError):
             pass
-        self.hub._mailbox.home = None
+        self.hub._mailbox.home.thread = None
 
     def poll_and_reply(self) -> None:
         self.poll()
@@ -1282,14 +1284,14 @@ def test_a_request_is_received_or_released_if_the_stream_ends_at_any_bytecode_of
     Guards ``Mailbox._look_again``: what was put after the end is there in vain.
     """
 
-    class Drained(Blocked):
+    class Drained(WaitForPlace):
         def __init__(self, *args: Any) -> None:
             with suppress(anyio.EndOfStream):
                 hub.poll()  # it was full: when this one gets into the line, there is room
             super().__init__(*args)
 
     if at_first == "it is full":
-        monkeypatch.setattr(_mailbox, "Blocked", Drained)
+        monkeypatch.setattr(_mailbox, "WaitForPlace", Drained)
     endings: set[str] = set()
     for at in count():
         with dss.open_polled_hub[str](1) as hub:
@@ -1341,7 +1343,7 @@ def test_a_request_that_is_dropped_is_not_polled_at_any_bytecode(policy: Any, in
         call = Call()
         call.hub.close()
         call.hub = dss.open_polled_hub[str](1, overflow=policy)
-        call.hub._mailbox.home = None
+        call.hub._mailbox.home.thread = None
         call.portal = call.hub.register("library")
         sender = call.hub.register("sender")
         if policy == "drop_newest":

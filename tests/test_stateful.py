@@ -30,8 +30,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import dss_anyio as dss
-from dss_anyio import _waiting
-from dss_anyio._waiting import acquire
+from dss_anyio._loops import slices as _waiting
+from dss_anyio._loops.slices import acquire
 from dss_anyio.testing import until
 
 settings.register_profile(
@@ -64,13 +64,21 @@ class Entry:
     future: Future[Any] | None = None
     token: dss.Request[Any] | None = None
     raises: type[BaseException] | None = None  # where it was asked, if its ending does not say that
-    is_husk: bool = False  # it was taken back, and its place was not
+
+
+@dataclass(eq=False)
+class Bound:
+    """How many items of those who share it may be queued, and what becomes of one more."""
+
+    limit: float
+    overflow: Any
 
 
 @dataclass(eq=False)
 class ModelPortal:
     real: dss.Portal[Any]
     source: str | None
+    bound: Bound
     error: type[Exception] | None = None  # what is raised there, once it is closed
 
     @property
@@ -130,15 +138,14 @@ class Polled(RuleBasedStateMachine):
         overflow=st.sampled_from(["block", "drop_oldest", "drop_newest"]),
     )
     def open(self, limit: float, overflow: Any) -> None:
-        self.limit = limit
-        self.overflow = overflow if 0 < limit < math.inf else "block"
+        self.bound = Bound(limit, overflow if 0 < limit < math.inf else "block")
         self.errors: list[Any] = []
         self.hub = self.open_hub(
-            limit, overflow=self.overflow, on_error=lambda *error: self.errors.append(error)
+            limit, overflow=self.bound.overflow, on_error=lambda *error: self.errors.append(error)
         )
         self.receivers = [self.hub]
         self.receivers_open = [True]
-        self.portals = [ModelPortal(self.hub.portal, None)]
+        self.portals = [ModelPortal(self.hub.portal, None, self.bound)]
         self.error: type[Exception] | None = None  # what is raised to whoever opens a portal
         self.tagged = False  # has anything been sent, or opened, but the hub's own portal?
         self.numbers = 0
@@ -147,6 +154,7 @@ class Polled(RuleBasedStateMachine):
         self.held: list[Entry] = []  # requests that were polled, and not settled by us
         self.requests: list[Entry] = []
         self.counts: Counter[str] = Counter()
+        self.counts_of: dict[str | None, Counter[str]] = {None: self.counts}  # by source
         self.handed_back: list[int] = []
         self.really_handed_back: list[int] = []
 
@@ -181,9 +189,8 @@ class Polled(RuleBasedStateMachine):
             self.tagged = self.tagged or portal.open
         return entry
 
-    @property
-    def room(self) -> float:
-        return self.limit - len(self.queue)
+    def room(self, bound: Bound) -> float:
+        return bound.limit - sum(entry.portal.bound is bound for entry in self.queue)
 
     @property
     def ended(self) -> bool:
@@ -191,14 +198,15 @@ class Polled(RuleBasedStateMachine):
 
     def accepts(self, entry: Entry) -> bool:
         """Put *entry* into the model's queue if the hub has to accept it."""
-        if self.room > 0:
+        bound = entry.portal.bound
+        if self.room(bound) > 0:
             self.queue.append(entry)
-        elif self.overflow == "drop_newest":
+        elif bound.overflow == "drop_newest":
             self.drop(entry)
-        elif self.overflow == "drop_oldest":
-            oldest = self.queue.pop(0)
-            if not oldest.is_husk:
-                self.drop(oldest)
+        elif bound.overflow == "drop_oldest":
+            oldest = next(each for each in self.queue if each.portal.bound is bound)
+            self.queue.remove(oldest)
+            self.drop(oldest)
             self.queue.append(entry)
         else:
             return False
@@ -206,7 +214,7 @@ class Polled(RuleBasedStateMachine):
 
     def drop(self, entry: Entry) -> None:
         # What nobody would have received is not what had to give way.
-        self.counts["dropped" if entry.ending is None else "undelivered"] += 1
+        self.count(entry, "dropped" if entry.ending is None else "undelivered")
         self.give_back(entry)
 
     def give_back(self, entry: Entry) -> None:
@@ -215,8 +223,12 @@ class Polled(RuleBasedStateMachine):
         elif entry.portal.source is not None:
             self.handed_back.append(entry.number)
 
+    def count(self, entry: Entry, what: str) -> None:
+        for source in {None, entry.portal.source}:
+            self.counts_of[source][what] += 1
+
     def undeliver(self, entry: Entry) -> None:
-        self.counts["undelivered"] += 1
+        self.count(entry, "undelivered")
         self.give_back(entry)
 
     def settle(self, entry: Entry, ending: str, raises: type[BaseException] | None = None) -> bool:
@@ -224,12 +236,16 @@ class Polled(RuleBasedStateMachine):
             return False
         entry.ending = ending
         entry.raises = raises
-        self.counts[ending] += 1
+        self.count(entry, ending)
         return True
 
-    def admit(self) -> None:
-        while self.line and self.room > 0:
-            self.queue.append(self.line.pop(0))
+    def admit(self, bound: Bound) -> None:
+        """A place has become free: let the one in who has waited longest for one of these."""
+        for entry in self.line:
+            if entry.portal.bound is bound and self.room(bound) > 0:
+                self.line.remove(entry)
+                self.queue.append(entry)
+                return
 
     def close_model(self, portal: ModelPortal, error: type[Exception]) -> None:
         if portal.open:
@@ -247,21 +263,12 @@ class Polled(RuleBasedStateMachine):
         for entry in self.requests:
             if entry.portal is portal:
                 self.settle(entry, "released", ClosedResourceError)
-        for entry in [each for each in self.queue if each.portal is portal and not each.is_husk]:
-            if portal is self.portals[0] and (entry.is_request or self.keeps_places):
-                # It is passed over in its turn: a request, because it has come by a way of its own.
-                entry.ending = entry.ending or "aborted"
-                continue
+        if portal is self.portals[0]:
+            return  # it has no hook: what it has queued is received
+        for entry in [each for each in self.queue if each.portal is portal]:
             self.undeliver(entry)
-            if self.overflow == "drop_oldest" and portal is not self.portals[0]:
-                entry.is_husk = True
-            else:
-                self.queue.remove(entry)
-        self.admit()
-
-    @property
-    def keeps_places(self) -> bool:
-        return self.overflow == "drop_oldest" and self.tagged
+            self.queue.remove(entry)
+            self.admit(portal.bound)
 
     def end_model(self) -> None:
         """Nobody is going to receive any more."""
@@ -273,8 +280,7 @@ class Polled(RuleBasedStateMachine):
 
     def hand_back_model(self) -> None:
         for entry in self.queue:
-            if not entry.is_husk:
-                self.undeliver(entry)
+            self.undeliver(entry)
         self.queue.clear()
 
     # -- sending -----------------------------------------------------------------------------------
@@ -402,21 +408,22 @@ class Polled(RuleBasedStateMachine):
             assert raised_by(self.receive, receiver, most, False) is ClosedResourceError
             return
         expected: list[Entry] = []
-        if self.limit == 0:
+        if self.bound.limit == 0:
             while self.line and (most is None or len(self.queue) < most):
-                self.queue.append(self.line.pop(0))
+                entry = next((each for each in self.line if each.portal.bound.limit == 0), None)
+                if entry is None:
+                    break
+                self.line.remove(entry)
+                self.queue.append(entry)
         while self.queue and (not expected or len(expected) < (most or 0)):
             many = len(self.queue) if most is None else min(most - len(expected), len(self.queue))
             batch, self.queue = self.queue[:many], self.queue[many:]
             for entry in batch:
-                if entry.is_husk:
-                    continue
                 if entry.ending is None:
                     expected.append(entry)
                 else:
                     self.undeliver(entry)  # whoever asked has gone, or the portal it came by
-            if self.limit:
-                self.admit()
+                self.admit(entry.portal.bound)
             if not self.tagged:
                 break  # there is nothing among them to be passed over, so one look is enough
         if not expected and not any(portal.open for portal in self.portals):
@@ -424,7 +431,8 @@ class Polled(RuleBasedStateMachine):
                 self.receive(receiver, most, False)
             return
         polled = self.receive(receiver, most, bool(expected))
-        self.counts["received"] += len(expected)
+        for entry in expected:
+            self.count(entry, "received")
         assert [getattr(each, "item", each) for each in polled] == [
             each.number for each in expected
         ]
@@ -452,21 +460,36 @@ class Polled(RuleBasedStateMachine):
     # -- opening and closing -----------------------------------------------------------------------
 
     @precondition(lambda self: len(self.portals) < 6)
-    @rule(which=st.integers(0, 9), clone=st.booleans())
-    def open_portal(self, which: int, clone: bool) -> None:
+    @rule(
+        which=st.integers(0, 9),
+        clone=st.booleans(),
+        limit=st.sampled_from([None, None, 1, 2, math.inf]),
+        overflow=st.sampled_from([None, "block", "drop_oldest", "drop_newest"]),
+    )
+    def open_portal(self, which: int, clone: bool, limit: float | None, overflow: Any) -> None:
         if not clone:
-            name = f"source {len(self.portals)}"
+            name = f"source {which % 3}"  # so some are registered again after their end
             self.tagged = True
-            if self.error is not None:
-                assert raised_by(self.hub.register, name) is self.error
+            is_registered = any(each.open and each.source == name for each in self.portals)
+            if self.error is not None or is_registered:
+                assert raised_by(self.hub.register, name) is (self.error or ValueError)
                 return
-            real = self.hub.register(name, on_undelivered=self.really_handed_back.append)
-            self.portals.append(ModelPortal(real, name))
+            self.counts_of.setdefault(name, Counter())
+            bound = self.bound
+            if limit is not None:
+                bound = Bound(limit, overflow or bound.overflow)
+            real = self.hub.register(
+                name,
+                on_undelivered=self.really_handed_back.append,
+                max_buffer_size=limit,
+                overflow=None if limit is None else overflow,
+            )
+            self.portals.append(ModelPortal(real, name, bound))
             return
         portal = self.portals[which % len(self.portals)]
         if portal.open:
             self.tagged = True
-            self.portals.append(ModelPortal(portal.real.clone(), portal.source))
+            self.portals.append(ModelPortal(portal.real.clone(), portal.source, portal.bound))
         else:
             assert raised_by(portal.real.clone) is portal.error
 
@@ -508,18 +531,31 @@ class Polled(RuleBasedStateMachine):
     @invariant()
     def the_books_agree(self) -> None:
         counts = self.hub.statistics()
-        queued = sum(not each.is_husk for each in self.queue)
-        assert counts.queued == len(self.hub) == queued <= len(self.queue) <= self.limit
+        assert counts.queued == len(self.hub) == len(self.queue)
+        assert all(self.room(portal.bound) >= 0 for portal in self.portals)
         assert counts.received == self.counts["received"]
         assert counts.dropped == self.counts["dropped"]
         assert counts.undelivered == self.counts["undelivered"]
         assert counts.tasks_waiting_send == len(self.line)
         assert self.errors == []
         assert sorted(self.really_handed_back) == sorted(self.handed_back)
-        requests = counts.requests._asdict()
+        self.the_requests_are(counts.requests, self.counts, self.requests)
+        assert counts.sources.keys() == self.counts_of.keys() - {None}
+        for name, source in counts.sources.items():
+            model = self.counts_of[name]
+            waiting = [each for each in self.queue if each.portal.source == name]
+            assert source.queued == len(waiting), name
+            for fate in ("received", "dropped", "undelivered"):
+                assert getattr(source, fate) == model[fate], (name, fate)
+            asked = [each for each in self.requests if each.portal.source == name]
+            self.the_requests_are(source.requests, model, asked)
+
+    def the_requests_are(
+        self, counted: dss.RequestStatistics, model: Counter[str], asked: list[Entry]
+    ) -> None:
         for ending in ENDINGS:
-            assert requests[ending] == self.counts[ending], ending
-        assert requests["open"] == sum(each.ending is None for each in self.requests)
+            assert getattr(counted, ending) == model[ending], ending
+        assert counted.open == sum(each.ending is None for each in asked)
 
     @invariant()
     def nobody_waits_who_should_not(self) -> None:

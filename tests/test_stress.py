@@ -240,7 +240,7 @@ async def test_sources_come_and_go_and_the_hub_ends_in_the_middle() -> None:
             try:
                 portal = hub.register(
                     f"source {number}",
-                    cancel=lambda: cancelled.append(number),
+                    stop=lambda: cancelled.append(number),
                     on_undelivered=handed_back.append,
                 )
             except anyio.BrokenResourceError:
@@ -276,6 +276,15 @@ async def test_sources_come_and_go_and_the_hub_ends_in_the_middle() -> None:
         0,
     )
     assert len(cancelled) <= 6
+    # Each name has had many lives, and its counts are those of all of them.
+    for number in range(6):
+        source = counts.sources[f"source {number}"]
+        assert source.received == sum(sender == number for sender, _ in received)
+        assert source.dropped + source.undelivered == sum(
+            sender == number for sender, _ in handed_back
+        )
+        assert source.sent == sum(sender == number for sender, _ in accepted)
+        assert source.queued == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="Windows has no interval timer")

@@ -21,7 +21,8 @@ import pytest
 from test_datagram import address_of, drained, readable, udp_socket
 
 import dss_anyio as dss
-from dss_anyio import _datagram, _trio
+from dss_anyio._loops import datagram as _datagram
+from dss_anyio._loops import short_way as _short_way
 from dss_anyio.testing import threads, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts /proc/self/fd")
@@ -173,12 +174,12 @@ def receive_five_items_in_trio() -> None:
 def test_a_call_of_the_short_way_into_trio_may_fail_at_any_time(
     error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards each ``except`` and each ``suppress`` of ``_trio.WayIn`` and ``_trio._Bell``."""
+    """Guards each ``except`` and each ``suppress`` of ``_short_way``."""
     calls_outside = ["close", "send"]
     if error == "EAGAIN":
         calls_outside.remove("send")  # "it is full, so it has been rung" would not be true
     anyio.run(anyio.to_thread.run_sync, int, backend="trio")  # a first run opens files of its own
-    bell = _trio._Bell
+    bell = _short_way.Bell
     # How many there are of each, and in which order, depends on the threads; each comes at all.
     for call, at in product(["socketpair", "recv", *calls_outside], range(3)):
         fault = Fault(error, at, only=call)
@@ -190,8 +191,8 @@ def test_a_call_of_the_short_way_into_trio_may_fail_at_any_time(
             return kind(fileno=inside.detach()), outside
 
         monkeypatch.setattr(
-            _trio, "socket", SimpleNamespace(**{**vars(socket), "socketpair": pair})
+            _short_way, "socket", SimpleNamespace(**{**vars(socket), "socketpair": pair})
         )
-        monkeypatch.setattr(_trio, "_Bell", fault.in_calls_of(bell, *calls_outside))
+        monkeypatch.setattr(_short_way, "Bell", fault.in_calls_of(bell, *calls_outside))
         receive_five_items_in_trio()
         assert fault.failed == [call] or at > 0

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 import dss_anyio as dss
-from dss_anyio._face import openings
+from dss_anyio._hub.base import openings
 from dss_anyio.testing import CThread, eventually, nothing_left_behind, threads, until
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs pthread_create")

@@ -8,6 +8,7 @@ import gc
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextvars import ContextVar
@@ -19,12 +20,14 @@ import anyio.lowlevel
 import pytest
 from anyio.lowlevel import current_token
 from bytecodes import run_interrupted
-from conftest import BACKENDS, WITHOUT_GIL
+from conftest import BACKENDS
 from test_receiver import asleep
 
 import dss_anyio as dss
-from dss_anyio._ending import abandon_those_in, unwatch
-from dss_anyio._wake import CallSoon, Nap, WayIn, call_soon_here, watch_loop, way_into
+from dss_anyio._ending.ways_out import abandon_those_in, unwatch
+from dss_anyio._hub import base
+from dss_anyio._loops import on_asyncio
+from dss_anyio._loops.way import CallSoon, Nap, WayIn, call_soon_here, way_into
 from dss_anyio.testing import eventually, threads, until
 
 ASYNCIO = [name for name in BACKENDS if name != "trio"]
@@ -390,7 +393,7 @@ async def test_several_that_were_woken_and_are_cancelled_pass_all_wakes_on(
 def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
     backend: str, way: str
 ) -> None:
-    """Guards ``_AsyncioNap``: asyncio.run has Ctrl-C cancel the task, at whatever bytecode."""
+    """Guards ``on_asyncio.Nap``: asyncio.run has Ctrl-C cancel the task, at whatever bytecode."""
     outcomes: list[str] = []
 
     async def sleep(nap: Nap) -> None:
@@ -426,7 +429,7 @@ def test_a_task_that_a_signal_handler_cancels_while_it_is_woken_goes_on(
 
 async def way_into_this() -> tuple[WayIn, CallSoon, int | None]:
     async with anyio.create_task_group() as tasks:
-        return way_into(tasks, abandon_those_in)
+        return way_into(tasks, abandon_those_in, object())
 
 
 @pytest.mark.anyio
@@ -458,45 +461,221 @@ def no_collection() -> Iterator[None]:
     gc.enable()
 
 
+class Told(list[tuple[int, threading.Thread]]):
+    """By whom, and in which thread."""
+
+    def __call__(self, witness: int) -> None:
+        self.append((witness, threading.current_thread()))
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> on_asyncio.WayIn:
+        """The way in of a hub that is opened in *loop*."""
+
+        async def main() -> on_asyncio.WayIn:
+            async with anyio.create_task_group() as tasks:
+                way_in, _, number = way_into(tasks, self, "a hub")
+                assert isinstance(way_in, on_asyncio.WayIn)
+                assert number == way_in.number
+                return way_in
+
+        return loop.run_until_complete(main())
+
+
 @pytest.mark.parametrize("backend", ASYNCIO)
 def test_closing_the_loop_tells_once_and_at_once_in_the_thread_that_closes_it(
     backend: str, no_collection: None
 ) -> None:
-    told: list[tuple[int, threading.Thread]] = []
+    told = Told()
     loop = loop_of(backend)
-
-    def tell(closed: int) -> None:
-        told.append((closed, threading.current_thread()))
-
-    async def main() -> set[int]:
-        return {watch_loop(asyncio.get_running_loop(), tell) for _ in range(3)}
-
-    [watched] = loop.run_until_complete(main())
+    [witness] = {told.watch(loop) for _ in range(3)}
     assert told == []
     with threads(loop.close) as [thread]:
         pass
-    if WITHOUT_GIL:
-        # There an object goes in the thread that has made it, when that comes along.
-        thread = threading.current_thread()
-    assert told == [(watched, thread)]
+    assert loop.is_closed()
+    assert told == [(witness.number, thread)]
+    loop.close()
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("backend", ASYNCIO)
 def test_each_loop_is_watched_also_one_at_the_address_of_another(
     backend: str, no_collection: None
 ) -> None:
-    told: list[int] = []
-
-    async def main() -> int:
-        return watch_loop(asyncio.get_running_loop(), told.append)
-
+    told = Told()
     watched: list[int] = []
     for _ in range(20):
         loop = loop_of(backend)
-        watched.append(loop.run_until_complete(main()))
+        watched.append(told.watch(loop).number)
         loop.close()
         del loop
-    assert told == watched
+    assert [number for number, _ in told] == watched
+    assert len(set(watched)) == 20
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_a_loop_that_refuses_to_be_closed_goes_on(backend: str) -> None:
+    told = Told()
+    loop = loop_of(backend)
+    told.watch(loop)
+
+    async def main() -> None:
+        with pytest.raises(RuntimeError):
+            loop.close()
+
+    loop.run_until_complete(main())
+    assert told == []
+    loop.close()
+    assert len(told) == 1
+
+
+def test_a_loop_that_is_destroyed_without_having_been_closed_tells_as_well() -> None:
+    """Of asyncio: one of uvloop that has run is never destroyed, if it is not closed."""
+    told = Told()
+    loop = loop_of("asyncio")
+    number = told.watch(loop).number
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is unclosed, and says so
+        del loop
+        gc.collect()
+    assert [witness for witness, _ in told] == [number]
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_others_may_put_something_in_place_of_a_loops_close_before_and_after_us(
+    backend: str,
+) -> None:
+    calls: list[str] = []
+    told = Told()
+    loop = loop_of(backend)
+
+    def put(name: str) -> None:
+        close = loop.close
+
+        def call() -> None:
+            calls.append(name)
+            close()
+
+        loop.close = call  # type: ignore[method-assign]
+
+    put("first")
+    first = loop.close
+    told.watch(loop).leave_loop("a hub")
+    assert loop.close is first
+    gone = told.watch(loop)
+    put("second")
+    second = loop.close
+    gone.leave_loop("a hub")
+    assert loop.close is second, "it may call us"
+    number = told.watch(loop).number
+    loop.close()
+    assert loop.is_closed()
+    assert calls == ["second", "first"]
+    assert [witness for witness, _ in told] == [number]
+
+
+def test_a_loop_whose_close_cannot_be_replaced_takes_hubs_as_well() -> None:
+    class Loop(asyncio.SelectorEventLoop):
+        @property
+        def close(self) -> Any:
+            return super().close
+
+    received: list[int] = []
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            with threads(lambda: hub.portal.send(1)):
+                received.append(await hub.receive())
+
+    loop = Loop()
+    loop.run_until_complete(main())
+    loop.close()
+    assert received == [1]
+
+
+class Timers:
+    """A loop whose timers are Qt's: at most 2**31 milliseconds. Those that it was given."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.set: list[float] = []
+        self._call_at = loop.call_at
+        self._loop = loop
+        for name in ("call_at", "call_later"):
+            setattr(loop, name, getattr(self, name))
+
+    def call_at(self, when: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        self.set.append(when - self._loop.time())
+        if self.set[-1] * 1000 > 2**31 - 1:
+            raise OverflowError("more than a QTimer takes")
+        return self._call_at(when, *args, **kwargs)
+
+    def call_later(self, delay: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        return self.call_at(self._loop.time() + delay, *args, **kwargs)
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_hubs_set_no_timer_in_their_loop_and_leave_nothing_in_it(backend: str) -> None:
+    """Qt's refuse long ones; some tests fire all timers, or complain of those that are left."""
+    stopped: list[int] = []
+    loop = loop_of(backend)
+    timers = Timers(loop)
+    before = {**vars(loop)}
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub, dss.open_hub[int]() as other:
+            async with hub.open_source(
+                "library", lambda portal: portal.send(1), stopped.append, stop_timeout=10**9
+            ):
+                assert await hub.receive() == 1
+            hub.register("another", stop=lambda: stopped.append(1))
+            other.task_group.start_soon(asyncio.Event().wait)
+        assert vars(loop).keys() == before.keys()
+
+    loop.run_until_complete(main())
+    assert stopped == [None, 1]
+    assert timers.set == []
+    loop.close()
+
+
+@pytest.mark.anyio
+async def test_an_opening_that_fails_leaves_no_scope_entered_and_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hubs: list[dss.Hub[int]] = []
+
+    def fail(hub: Any) -> None:
+        hubs.append(hub)
+        raise MemoryError
+
+    monkeypatch.setattr(base, "openings", [fail])
+    native = current_token().native_token
+    before = getattr(native, "close", None)
+    with anyio.CancelScope():
+        with pytest.raises(MemoryError):
+            await dss.open_hub[int]().__aenter__()
+    await anyio.lowlevel.checkpoint()
+    assert getattr(native, "close", None) == before
+    assert hubs[0].portal.offer(1) is False
+    with pytest.raises(RuntimeError, match="not open"):
+        hubs[0].task_group  # noqa: B018
+
+
+@pytest.mark.parametrize("backend", ASYNCIO)
+def test_a_hub_that_is_garbage_leaves_nothing_in_its_loop_either(
+    backend: str, no_collection: None
+) -> None:
+    loop = loop_of(backend)
+
+    async def main() -> None:
+        hub = dss.open_hub[int]()
+        await hub.__aenter__()
+        assert type(loop.close) is on_asyncio.WayIn
+        del hub._task_group  # anyio's has a scope that this task has entered; it is the task's now
+        with pytest.warns(ResourceWarning):
+            del hub
+        await asyncio.sleep(0)
+        assert type(loop.close) is not on_asyncio.WayIn
+
+    loop.run_until_complete(main())
+    loop.close()
 
 
 @pytest.mark.parametrize("backend", ASYNCIO)
@@ -569,7 +748,7 @@ def test_a_thread_is_released_when_the_loop_is_closed_under_the_hub(
 
     async def main() -> None:
         async with dss.open_hub[int](1) as hub:
-            hub.register("library", cancel=cancelled.set, on_undelivered=handed_back.append)
+            hub.register("library", stop=cancelled.set, on_undelivered=handed_back.append)
             hubs.append(hub)
             hub.source("library").send(1)
             loop.call_soon(loop.stop)
@@ -612,7 +791,7 @@ def test_a_hub_whose_receiver_sleeps_in_a_closed_loop_ends_as_well(
     async def main() -> None:
         async with dss.open_hub[int]() as hub:
             hubs.append(hub)
-            unwatch(hub._mailbox.hub, None)  # nobody tells us
+            unwatch(hub._mailbox.home.hub, None)  # nobody tells us
             await hub.receive()
 
     task: Any = loop.create_task(main())
@@ -630,3 +809,32 @@ def until_asleep(loop: asyncio.AbstractEventLoop, hubs: list[dss.Hub[int]]) -> N
         await eventually(lambda: hubs and hubs[0].statistics().tasks_waiting_receive)
 
     loop.run_until_complete(wait())
+
+
+def test_what_is_put_after_the_end_is_handed_back_also_if_a_receiver_is_destroyed_then() -> None:
+    """Guards ``Bell.disarm``: the closed loop has left a receiver behind, which goes only now."""
+    handed_back: list[int] = []
+    loop = asyncio.new_event_loop()
+    kept: list[Any] = []
+
+    async def main() -> None:
+        async with dss.open_hub[int]() as hub:
+            portal = hub.register("library", on_undelivered=handed_back.append)
+            receiver = hub.receive()
+            kept.extend((portal, hub._mailbox, hub._sleepers, receiver))
+            receiver.send(None)  # type: ignore[arg-type]  # to its checkpoint
+            receiver.send(None)  # type: ignore[arg-type]  # it sleeps
+            loop.stop()
+            await asyncio.sleep(3600)
+
+    task = loop.create_task(main())
+    loop.run_forever()
+    loop.close()
+    portal, mailbox, _, receiver = kept
+    until(lambda: mailbox.swept)
+    receiver.close()
+    lane = portal._lane
+    lane.places.put(lane, 1)  # as a sender that has found its portal open before
+    assert handed_back == [1]
+    assert not lane.items
+    task.get_coro().close()  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A function that was written for anyio's BlockingPortal; then the same with items, not calls."""
+"""A function written for anyio's BlockingPortal; then the same program with items, not calls."""
 
 import sys
 
@@ -13,7 +13,7 @@ async def double(number: int) -> int:
     return 2 * number
 
 
-def client(portal: BlockingPortal | dss.Portal[object]) -> None:
+def client(portal: dss.BlockingPortalLike) -> None:  # either of them
     print(portal.call(double, 21), portal.start_task_soon(double, 22).result())
 
 
@@ -26,7 +26,7 @@ async def before() -> None:
 
     def library(portal: BlockingPortal) -> None:
         for item in range(100):
-            portal.call(collect, received, item)  # a task, and a way there and back, for each
+            portal.call(collect, received, item)  # a task and a round trip for each item
 
     async with BlockingPortal() as portal:
         await anyio.to_thread.run_sync(client, portal)
@@ -38,21 +38,20 @@ async def after() -> None:
     def library(portal: dss.Portal[object]) -> None:
         with portal:
             for item in range(100):
-                portal.send(item)  # waits only if 1024 are queued
+                portal.send(item)  # waits only while 1024 items are queued
 
     async with dss.open_hub() as hub:
         await anyio.to_thread.run_sync(client, hub.portal)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, library, hub.portal)
-            received = [item async for item in hub]
-    print(len(received), "items")
+            print(len([item async for item in hub]), "items")
 
 
 backend = sys.argv[1] if len(sys.argv) > 1 else "asyncio"
 anyio.run(before, backend=backend)
 anyio.run(after, backend=backend)
 
-# A program without async has the portal of an event loop in another thread.
+# In a program without async, the event loop runs in another thread.
 with start_blocking_portal(backend) as portal:
     client(portal)
 with dss.start_hub(backend=backend) as hub:

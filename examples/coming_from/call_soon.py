@@ -1,4 +1,4 @@
-"""Threads put into an asyncio.Queue by call_soon_threadsafe, and into a hub. It is full."""
+"""A thread sends more than an asyncio.Queue with call_soon_threadsafe, or a hub, can hold."""
 
 import asyncio
 import threading
@@ -17,11 +17,12 @@ async def before() -> None:
 
     def library() -> None:
         for item in range(4):
-            loop.call_soon_threadsafe(queue.put_nowait, item)  # who calls is told nothing
+            loop.call_soon_threadsafe(queue.put_nowait, item)  # the caller gets no error
 
     thread = threading.Thread(target=library)
     thread.start()
     await asyncio.to_thread(thread.join)
+    await asyncio.sleep(0)  # the thread has ended, but the loop may not have put anything yet
     while not queue.empty():
         print("received", await queue.get())
 

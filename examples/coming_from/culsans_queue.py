@@ -1,4 +1,4 @@
-"""A thread takes jobs from the async side and sends results: two culsans queues, and one hub."""
+"""A thread takes jobs and sends results: with two culsans queues, then with a feed and a hub."""
 
 import sys
 import threading
@@ -36,7 +36,7 @@ async def before() -> None:
             for job in JOBS:
                 await jobs.async_put(job)
             jobs.shutdown()
-    finally:  # for when a task fails; without it, the thread would wait for ever
+    finally:  # if a task fails, the thread would wait for ever without this
         jobs.shutdown(immediate=True)
         results.shutdown(immediate=True)
 

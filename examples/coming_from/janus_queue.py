@@ -1,4 +1,4 @@
-"""The task that takes the items fails: a thread at a janus queue, and a thread at a hub."""
+"""The receiving task fails while a thread sends: with a janus queue, then with a hub."""
 
 import asyncio
 import threading
@@ -32,7 +32,7 @@ async def before() -> None:
         print(exc)
     await asyncio.to_thread(thread.join, 0.5)
     print("the thread still waits:", thread.is_alive())
-    await queue.aclose()  # somebody has to think of it, and "async with" does not
+    await queue.aclose()  # you have to write this yourself
 
 
 async def after() -> None:

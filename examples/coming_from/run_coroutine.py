@@ -1,4 +1,4 @@
-"""A thread asks, and gives up: with asyncio.run_coroutine_threadsafe, and with a hub."""
+"""A thread asks, and times out: with asyncio.run_coroutine_threadsafe, then with a hub."""
 
 import asyncio
 import concurrent.futures
@@ -15,7 +15,7 @@ async def handle(number: int) -> int:
     except BaseException:
         print("the handler is cancelled")
         raise
-    print("the handler has worked for nobody")
+    print("the handler went on to its end")
     return 2 * number
 
 
@@ -25,7 +25,7 @@ async def before() -> None:
     def ask() -> None:
         try:
             print(asyncio.run_coroutine_threadsafe(handle(21), loop).result(timeout=0.1))
-        except concurrent.futures.TimeoutError:  # Python's own from 3.11 on
+        except concurrent.futures.TimeoutError:  # from 3.11 on, the built-in one
             print("no answer in time")
 
     await asyncio.to_thread(ask)

@@ -1,6 +1,6 @@
 /* A library with threads of its own, as small as one can be: each pthread calls back in bursts.
  *
- * Python has not made these threads and does not know them until they call.
+ * Python has not made these threads, and does not know them before they call back.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -52,7 +52,7 @@ struct pool *pool_start(callback_t callback, int threads, int burst, int pause_m
     return pool;
 }
 
-/* Joins the threads: it must not be called by a thread that one of them waits for. */
+/* Joins the threads: do not call it in a thread that one of them waits for. */
 long pool_stop(struct pool *pool)
 {
     atomic_store(&pool->stopping, true);

@@ -1,4 +1,4 @@
-"""What the demo shows: a live table in a terminal, plain lines elsewhere."""
+"""The output of the demo: a live table in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Screen:
-    """Shows the state of a hub whenever :meth:`update` is called, once in *interval* seconds."""
+    """Shows the state of a hub when :meth:`update` is called, every *interval* seconds."""
 
     def __init__(self, console: Console, backend: str) -> None:
         self._console = console

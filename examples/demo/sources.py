@@ -1,7 +1,7 @@
-"""The three libraries, each bound in a ``start`` and a ``stop``. None knows an event loop.
+"""The three libraries, each bound with a ``start`` and a ``stop``. None uses an event loop.
 
-Every call that a library makes is counted here, apart from what the hub counts, so that the two can
-be compared in the end.
+This file counts every call of a library itself, so that the demo can compare its counts with those
+of the hub at the end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import dss_anyio as dss
 
 
 class Item(NamedTuple):
-    """What the libraries send: who it was, and what there is to show."""
+    """An item of a library: the name of its source, and a text to show."""
 
     source: str
     text: str
@@ -35,15 +35,20 @@ class NotHereError(Exception):
 
 
 class Library:
-    """A library that is started with a portal and stopped again, both in worker threads."""
+    """A library. Its ``start`` and ``stop`` run in worker threads."""
 
     name: str
+    native = False  # do its threads send without entering Python?
 
     def __init__(self) -> None:
-        self.calls = 0  # made by the library; final once it has stopped
-        self.handed_back = count()  # an itertools.count: any thread may raise it
+        self.calls = 0  # calls of the callback; final after the library has stopped
+        self.handed_back = count()  # an itertools.count: any thread may increment it
 
-    def on_undelivered(self, _: Item) -> None:
+    def decode(self, item: Any) -> Item:
+        """Make the item of what the callback has sent; in the hub's thread."""
+        return item  # type: ignore[no-any-return]
+
+    def on_undelivered(self, _: Any) -> None:
         next(self.handed_back)
 
     def start(self, portal: dss.Portal[Item]) -> None:
@@ -54,7 +59,7 @@ class Library:
 
 
 class CPool(Library):
-    """Our own C library, whose threads are pthreads that Python has not made."""
+    """A C library, whose threads are pthreads that Python has not made."""
 
     name = "C pthreads"
     THREADS, BURST, PAUSE_MS = 4, 400, 100
@@ -77,13 +82,13 @@ class CPool(Library):
         self._c.pool_stop.restype = ctypes.c_long
         self._c.pool_stop.argtypes = [ctypes.c_void_p]
 
-    def start(self, portal: dss.Portal[Item]) -> None:
-        def pack(thread: int, number: int) -> Item:
-            return Item(self.name, f"thread {thread}: number {number}")
+    def start(self, portal: dss.Portal[Any]) -> None:
+        callback: Any = portal.c_callback(self._callback_type)
+        self.native = callback.native
+        self._pool = self._c.pool_start(callback, self.THREADS, self.BURST, self.PAUSE_MS)
 
-        # ctypes needs the callback to be kept until the last call has returned.
-        self._callback = self._callback_type(portal.send_callback(pack))
-        self._pool = self._c.pool_start(self._callback, self.THREADS, self.BURST, self.PAUSE_MS)
+    def decode(self, item: tuple[int, int]) -> Item:
+        return Item(self.name, "thread {}: number {}".format(*item))
 
     def stop(self, _: None) -> None:
         self.calls = self._c.pool_stop(self._pool)
@@ -134,7 +139,7 @@ class Directory(Library):
 
 
 class Microphone(Library):
-    """``miniaudio``'s capture from its null device: a native thread, called at an exact pace."""
+    """``miniaudio`` captures from its null device: a native thread calls back at a steady rate."""
 
     name = "miniaudio"
 

@@ -9,12 +9,13 @@ import dss_anyio as dss
 
 
 async def main() -> None:
-    async with dss.open_hub() as hub:
-        # Futures of concurrent.futures. This never waits, so it works in this thread, too.
+    async with dss.open_hub[int, dss.Request[int]]() as hub:
+        # request_soon() returns a concurrent.futures.Future. It never waits, so the hub's own
+        # thread may call it, too.
         futures = [hub.portal.request_soon(number) for number in (1, 2)]
 
-        one: dss.Request[int] = await hub.receive()
-        two: dss.Request[int] = await hub.receive()
+        one = await hub.receive()
+        two = await hub.receive()
         print("the first to answer counts:", two.reply("two"), two.reply("zwei"))
         threading.Timer(0.1, one.reply, ["one"]).start()
 

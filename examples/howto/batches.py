@@ -1,4 +1,4 @@
-"""Receive everything that is there in one go."""
+"""Receive all queued items at once."""
 
 import sys
 import threading

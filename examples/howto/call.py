@@ -1,4 +1,4 @@
-"""Call functions in the event loop from a thread, in all the ways of anyio's BlockingPortal."""
+"""Call functions in the event loop from a thread, with each method of a BlockingPortal."""
 
 import sys
 from collections.abc import AsyncGenerator
@@ -28,8 +28,8 @@ async def connect() -> AsyncGenerator[str, None]:
 
 
 def work(portal: dss.Portal[object]) -> None:
-    print(portal.call(double, 21))  # a coroutine function: in a task of the hub's
-    print(portal.call(int, "43"))  # any other function: in the event loop itself
+    print(portal.call(double, 21))  # a coroutine function runs in a task of the hub
+    print(portal.call(int, "43"))  # any other function runs in the event loop itself
 
     future = portal.start_task_soon(double, 22)
     print(future.result())

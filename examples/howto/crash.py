@@ -1,4 +1,4 @@
-"""A handler that raises: its asker is told, or else the hub's on_error."""
+"""A handler raises: the asker gets the exception; for a plain item, on_error gets it."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""What the callbacks of a source raise does not end the stream."""
+"""An exception in a callback of a source does not end the stream."""
 
 import sys
 

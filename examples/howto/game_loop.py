@@ -1,4 +1,4 @@
-"""A hub in a game loop, here pygame's: one poll() in each frame."""
+"""A hub in a game loop, here with pygame: one poll() in each frame."""
 
 import threading
 
@@ -17,7 +17,7 @@ with dss.open_polled_hub[str]() as hub:
         for event in pygame.event.get():
             if event.type == pygame.QUIT:
                 running = False
-        for text in hub.poll():  # mostly none; it never blocks
+        for text in hub.poll():  # mostly empty; poll() never blocks
             print("received", text)
             running = False
         pygame.display.flip()

@@ -1,4 +1,4 @@
-"""Three ways to give up on a question. Each cancels the handler that works on it."""
+"""Three ways to abandon a request. Each cancels the handler that works on it."""
 
 import sys
 import threading

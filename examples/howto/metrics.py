@@ -1,4 +1,4 @@
-"""The counts of a hub for Prometheus: a collector of your own reads them when it is asked."""
+"""The counts of a hub for Prometheus: a collector reads them when Prometheus asks."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ class HubCollector(Collector):
         self.hubs = hubs
 
     def collect(self) -> Iterator[Metric]:
-        items = CounterMetricFamily("dss_items", "what became of items", labels=["hub", "end"])
+        items = CounterMetricFamily("dss_items", "items that have ended", labels=["hub", "end"])
         queued = GaugeMetricFamily("dss_queued", "items that wait", labels=["hub"])
         blocked = GaugeMetricFamily("dss_blocked", "threads that wait", labels=["hub"])
         for hub in self.hubs:

@@ -1,4 +1,4 @@
--- A program in another language, in its own select().
+-- A program in another language, which waits in its own select().
 local socket = require("socket")
 local udp = assert(socket.udp())
 assert(udp:setsockname("127.0.0.1", 0))

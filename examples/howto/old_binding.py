@@ -1,4 +1,4 @@
-"""A binding in the shape of DarkSideSync 1.0, which uses nothing that it is not given."""
+"""A binding in the style of DarkSideSync 1.0. The class uses only the API that it gets."""
 
 import threading
 
@@ -6,7 +6,7 @@ import dss_anyio as dss
 
 
 class Binding:
-    """What its author would ship: for any hub that speaks API 1.0."""
+    """The binding. It works with any hub that has API 1.0."""
 
     def __init__(self, api):
         self.api = api
@@ -21,19 +21,19 @@ class Binding:
 
     def decode(self, hub, data, _utilid):
         if hub is None:
-            return None  # nobody will receive it; free what it holds
+            return None  # the item will not be received; free what it holds
         return f"decoded {data}"
 
     def return_(self, _hub, _data, _utilid, garbage, value):
         self.answer = None if garbage else value
 
     def work(self):
-        """What the library's own thread does."""
+        """Runs in the library's own thread."""
         code = self.api.deliver(self.utilid, self.decode, None, "hello")
         self.errors += code < self.api.DSS_SUCCESS
         code = self.api.deliver(self.utilid, self.decode, self.return_, "6 * 7")  # waits
         self.errors += code < self.api.DSS_SUCCESS
-        print("the library was told", self.answer)
+        print("the library got", self.answer)
 
 
 with dss.open_polled_hub() as hub:

@@ -1,4 +1,4 @@
-"""A program that has nothing else to wait for."""
+"""A program that waits only for its hub."""
 
 import threading
 

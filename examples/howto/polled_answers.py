@@ -1,4 +1,4 @@
-"""Answer threads without an event loop."""
+"""Answer requests without an event loop."""
 
 import threading
 
@@ -13,7 +13,7 @@ def work(portal: dss.Portal[int]) -> None:
         print("twice 21 is", portal.request(21, timeout=10))
 
 
-with dss.open_polled_hub() as hub:
+with dss.open_polled_hub[int, int | dss.Request[int]]() as hub:
     threading.Thread(target=work, args=[hub.portal]).start()
     try:
         while hub.wait(timeout=10):

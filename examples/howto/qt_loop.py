@@ -1,4 +1,4 @@
-"""A hub in Qt's event loop, here PySide6's."""
+"""A hub in Qt's event loop, here with PySide6."""
 
 import threading
 

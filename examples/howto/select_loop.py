@@ -1,4 +1,4 @@
-"""A hub in a select() loop that has other sockets to look after."""
+"""A hub in a select() loop that also watches other sockets."""
 
 import selectors
 import socket

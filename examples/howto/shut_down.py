@@ -1,4 +1,4 @@
-"""End at once, or receive first what is there."""
+"""End at once, or receive the queued items first."""
 
 import sys
 
@@ -11,7 +11,7 @@ async def at_once() -> None:
     async with dss.open_hub[str]() as hub:
         portal = hub.register(
             "library",
-            cancel=lambda: print("the library is told to stop"),
+            stop=lambda: print("the library is stopped"),
             on_undelivered=lambda item: print("handed back:", item),
         )
         portal.send("one")

@@ -1,4 +1,4 @@
-"""A program without async: the hub has an event loop in a thread of its own."""
+"""A program without async: the event loop with the hub runs in a thread of its own."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The tests of a binding. pytest runs them, with anyio's plugin; this program does as well."""
+"""The tests of a binding. Run them with pytest and anyio's plugin, or run this file."""
 
 import sys
 
@@ -10,15 +10,15 @@ from dss_anyio.testing import CThread, eventually, nothing_left_behind
 
 
 def bind(hub, meter):
-    """What is tested: the readings of a meter, which come as text, arrive as numbers."""
+    """The binding: a meter sends its readings as text, and the hub receives numbers."""
     portal = hub.register("meter", decode=float)
     meter["callback"] = portal.send_callback()
 
 
 def start(portal):
-    """What is tested as well: the meter asks what to do when it is too hot."""
+    """Another part of the binding: when it is too hot, the meter asks what to do."""
     ask = portal.request_callback(timeout=60, default="off")
-    return CThread(ask, "too hot")  # in the place of the library's own
+    return CThread(ask, "too hot")  # stands for the library's own thread
 
 
 @pytest.mark.anyio
@@ -38,7 +38,7 @@ async def test_readings_wait_until_somebody_looks():
         async with dss.open_hub() as hub:
             bind(hub, meter)
             threads = [CThread(meter["callback"], text) for text in ("1", "2", "3")]
-            await eventually(lambda: len(hub) == 3)  # does not sleep for "long enough"
+            await eventually(lambda: len(hub) == 3)  # waits until it is true; no sleep
             assert sorted(await hub.receive_many()) == [1, 2, 3]
             for thread in threads:
                 thread.join()
@@ -51,9 +51,9 @@ async def test_it_is_stopped_while_its_callback_waits():
     def stop(thread):
         told.append(thread.join())
 
-    with nothing_left_behind(undelivered=True):  # a question that nobody has answered is one
+    with nothing_left_behind(undelivered=True):  # the request is undelivered
         async with dss.open_hub() as hub, hub.open_source("meter", start, stop):
-            await eventually(hub.blocked)  # it asks, nobody answers, and the block is left
+            await eventually(hub.blocked)  # then leave the block, without an answer
     assert told == ["off"]
 
 

@@ -1,4 +1,4 @@
-"""A worker thread uses a window, which only Tk's own thread may touch."""
+"""A worker thread changes a window. Only Tk's own thread may touch it, so the hub calls there."""
 
 import threading
 import tkinter as tk
@@ -21,7 +21,7 @@ def work(portal: dss.Portal[object]) -> None:
 
 
 with dss.open_polled_hub() as hub:
-    window.createfilehandler(hub, tk.READABLE, lambda *_: hub.poll())  # runs the calls
+    window.createfilehandler(hub, tk.READABLE, lambda *_: hub.poll())  # poll() runs the calls
     worker = threading.Thread(target=work, args=[hub.portal])
     worker.start()
     window.mainloop()

@@ -1,4 +1,4 @@
-"""A hub in Tk's main loop. Not on Windows, where Tk has no createfilehandler()."""
+"""A hub in Tk's main loop. On Windows, Tk has no createfilehandler(): poll there."""
 
 import threading
 import tkinter as tk

@@ -1,4 +1,4 @@
-"""Send from another event loop, of whichever backend, without blocking it."""
+"""Send from another event loop, of either backend, without blocking that loop."""
 
 import threading
 

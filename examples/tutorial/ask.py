@@ -1,42 +1,51 @@
-"""Threads ask, and wait for the answer; one of them has no time."""
+"""The library asks, a coroutine answers: which telegrams are passed."""
 
 import sys
-import threading
+from typing import Any, NamedTuple
 
 import anyio
+from radio import MAY_PASS, ON_TELEGRAM, Radio, text_of
 
 import dss_anyio as dss
 
-answered = threading.Barrier(2)
-told: list[str] = []
+
+class Telegram(NamedTuple):
+    text: str
 
 
-def patient(portal: dss.Portal[str]) -> None:
-    print("the answer is", portal.request("ada"))
-    answered.wait()
+class MayPass(NamedTuple):
+    text: str
 
 
-def impatient(portal: dss.Portal[str]) -> None:
-    answered.wait()
-    with portal:
-        try:
-            portal.request("slow", timeout=0.5)
-        except TimeoutError as exc:
-            told.append(str(exc))
+def start(portal: dss.Portal[Telegram | MayPass]) -> Radio:
+    def pack_telegram(*args: Any) -> Telegram:
+        return Telegram(text_of(*args))
+
+    def pack_question(*args: Any) -> MayPass:
+        return MayPass(text_of(*args))
+
+    tell = portal.send_callback(pack_telegram)
+    ask = portal.request_callback(pack_question, timeout=5, default=0, convert=int)
+    return Radio(ON_TELEGRAM(tell), MAY_PASS(ask))
 
 
 async def main() -> None:
-    async with dss.open_hub() as hub:
-        for func in (patient, impatient):
-            threading.Thread(target=func, args=[hub.portal]).start()
-        async for request in hub:
-            async with request:  # left without an answer, it raises NoReplyError in the thread
-                if request.item == "slow":
-                    await request.wait_abandoned()
-                    print("nobody waits for it any more:", request.abandoned)
-                else:
-                    request.reply(request.item.title())
-    print(*told)
+    last = anyio.Event()
+
+    async def handle(event: Telegram | MayPass) -> bool | None:
+        if isinstance(event, MayPass):
+            await anyio.sleep(0.01)  # it may await anything
+            return event.text != "telegram 1"
+        print("received", event.text)
+        if event.text == "telegram 2":
+            last.set()
+        return None
+
+    async with dss.open_hub[Telegram | MayPass]() as hub:
+        hub.task_group.start_soon(hub.serve, handle)
+        async with hub.open_source("radio", start, Radio.close):
+            await last.wait()
+        print(hub.statistics().requests.answered, "questions were answered")
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

@@ -1,22 +1,25 @@
 """Broken: an asyncio queue does not wake its loop for another thread."""
 
 import asyncio
-import threading
 import time
+from typing import Any
+
+from radio import ON_TELEGRAM, Radio
 
 
 async def main() -> None:
     queue: asyncio.Queue[float] = asyncio.Queue()
 
-    def send() -> None:
+    def on_telegram(*_: Any) -> None:
         queue.put_nowait(time.monotonic())
 
-    threading.Timer(0.1, send).start()
-    # Something that wakes the loop one second later. Without it: never.
+    # This wakes the loop a second later. Without it, the loop would sleep for ever.
     asyncio.get_running_loop().call_later(1.1, lambda: None)
+    radio = Radio(ON_TELEGRAM(on_telegram), telegrams=1)
 
     sent = await queue.get()
-    print(f"received {time.monotonic() - sent:.0f} s after it was sent")
+    print(f"received {time.monotonic() - sent:.0f} s after it came in")
+    radio.close()
 
 
 asyncio.run(main())

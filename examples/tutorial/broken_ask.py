@@ -1,31 +1,33 @@
-"""Broken: a thread asks the loop, and the program stops while it waits for the answer."""
+"""Broken: the library waits for the loop, and the loop waits for the library."""
 
 import asyncio
+import os
 import threading
-from concurrent.futures import CancelledError
+from typing import Any
+
+from radio import MAY_PASS, ON_TELEGRAM, Radio
 
 
-async def look_up(name: str) -> str:
-    await asyncio.sleep(3600)  # a slow backend
-    return name.title()
-
-
-def work(loop: asyncio.AbstractEventLoop) -> None:
-    answer = asyncio.run_coroutine_threadsafe(look_up("ada"), loop)
-    try:
-        print("the answer is", answer.result())
-    except CancelledError:
-        pass  # asyncio.run() cancels what is left, but only after main() has returned
+async def decide() -> int:
+    await asyncio.sleep(3600)  # it asks a slow server
+    return 1
 
 
 async def main() -> None:
     loop = asyncio.get_running_loop()
-    thread = threading.Thread(target=work, args=[loop], daemon=True)
-    thread.start()
-    await asyncio.sleep(0.2)  # the thread waits for its answer by now
+    asked = asyncio.Event()
 
-    thread.join(timeout=1)  # stopping the library; without the limit: for ever
-    print("the thread is", "still there" if thread.is_alive() else "gone")
+    def may_pass(*_: Any) -> int:
+        loop.call_soon_threadsafe(asked.set)
+        return asyncio.run_coroutine_threadsafe(decide(), loop).result()
+
+    radio = Radio(ON_TELEGRAM(lambda *_: None), MAY_PASS(may_pass))
+    await asked.wait()
+    closing = threading.Thread(target=radio.close)
+    closing.start()
+    closing.join(timeout=1)  # radio.close() has no time limit: this would last for ever
+    print("the radio is", "still open" if closing.is_alive() else "closed", flush=True)
+    os._exit(0)  # nothing less ends this program
 
 
 asyncio.run(main())

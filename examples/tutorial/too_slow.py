@@ -1,28 +1,31 @@
-"""A sender that is faster than the receiver: what each policy makes of it."""
+"""The library is faster than the program: what each overflow policy does."""
 
 import sys
-import threading
+from functools import partial
 
 import anyio
+from radio import ON_TELEGRAM, Radio, text_of
 
 import dss_anyio as dss
 
 
-def send_ten(portal: dss.Portal[int]) -> None:
-    print("accepted:", sum(portal.offer(number) for number in range(10)))
+def start(portal: dss.Portal[str]) -> Radio:
+    return Radio(ON_TELEGRAM(portal.send_callback(text_of)), telegrams=10, pause=10)
 
 
 async def main() -> None:
     for policy in ("block", "drop_oldest", "drop_newest"):
-        async with dss.open_hub[int](3, overflow=policy) as hub:
-            back: list[int] = []
-            portal = hub.register("sensor", on_undelivered=back.append)
-            sender = threading.Thread(target=send_ten, args=[portal])
-            sender.start()
-            sender.join()  # the loop does something else meanwhile
-            print(f"{policy}: received {await hub.receive_many()}, dropped {back}")
-            counts = hub.statistics()
-            print(f"sent {counts.sent} = {counts.received} + {counts.dropped}\n")
+        back: list[str] = []
+        async with dss.open_hub[str](3, overflow=policy) as hub:
+            source = partial(hub.open_source, "radio", start, Radio.close)
+            async with source(on_undelivered=back.append):
+                while hub.statistics().sent < 10:  # meanwhile the loop does not receive
+                    await anyio.sleep(0.01)
+                received = await hub.receive_many()
+                counts = hub.statistics()
+        print(f"{policy}: received", *(text[-1] for text in received), end=", ")
+        print("dropped", *(text[-1] for text in back))
+        print(f"sent {counts.sent} = received {counts.received} + dropped {counts.dropped}")
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

@@ -1,6 +1,6 @@
-"""Bind a library that calls back from threads of its own: five lines are yours, the rest can stay.
+"""Bind a library that calls back on its own threads: change the five lines marked YOURS.
 
-By hand, ``call_soon_threadsafe()`` raises once the loop is closed: that ends the pool's own thread.
+By hand, ``call_soon_threadsafe()`` raises once the loop is closed, and ends the pool's thread.
 """
 
 import sys
@@ -14,8 +14,8 @@ import dss_anyio as dss
 
 
 def start(portal: dss.Portal[Any]) -> Any:
-    """Called in a worker thread, so it may block. What it returns, ``stop`` gets."""
-    callback = portal.send_callback()  # it never waits, and never raises
+    """Called in a worker thread, so it may block. Its return value is passed to ``stop``."""
+    callback = portal.send_callback()  # never waits, never raises
     library = ThreadPool(1)  # YOURS: make it
     square = partial(library.apply_async, pow, callback=callback)  # YOURS: hand it the callback
     for number in (1, 2, 3):
@@ -24,7 +24,7 @@ def start(portal: dss.Portal[Any]) -> Any:
 
 
 def stop(library: Any) -> None:
-    """Called in a worker thread, whatever the reason for leaving the block is."""
+    """Called in a worker thread at the end of the block, however the block ends."""
     library.terminate()  # YOURS: stop it
     print("the library is stopped")
 

@@ -1,4 +1,4 @@
-"""A game: a network thread brings positions and takes what the player does; no frame waits for it.
+"""A game: a network thread sends positions and takes the player's keys. No frame waits for it.
 
 By hand, ``pygame.event.post()`` raises in that thread if the queue is full, or the game is over.
 """
@@ -19,7 +19,7 @@ class Position(NamedTuple):
 
 
 def network(portal: dss.Portal[Position], keys: dss.Feed[str]) -> None:
-    """Stands for the client of a game server: far more positions than there are frames."""
+    """Stands for the client of a game server: it gets far more positions than there are frames."""
     with portal:
         for step in range(200):
             for player, y in (("ada", 50), ("alan", 100)):
@@ -27,7 +27,7 @@ def network(portal: dss.Portal[Position], keys: dss.Feed[str]) -> None:
                     return  # the game is over
             key = keys.take_nowait(default=None)
             if key is not None:
-                print("the server was told:", key)
+                print("the server got:", key)
             pause.wait(0.002)
 
 
@@ -45,11 +45,11 @@ pause = threading.Event()
 players: dict[str, Position] = {}
 frames = 0
 
-with dss.open_polled_hub[Position](64, overflow="drop_oldest") as hub:  # the latest are worth most
+with dss.open_polled_hub[Position](64, overflow="drop_oldest") as hub:  # keep the latest
     keys = hub.open_feed(16)
     thread = threading.Thread(target=network, args=[hub.portal, keys])
     thread.start()
-    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE))  # a player: take out
+    pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_SPACE))  # a player; remove it
     running = True
     while running:
         for event in pygame.event.get():

@@ -1,8 +1,8 @@
-"""A worker reports to a Tk window, and asks the user: it waits for the click, the window does not.
+"""A worker reports to a Tk window, and asks the user. The worker waits for the click.
 
-By hand, ``window.after(100, look_into_the_queue)``: up to 100 ms late, and ten wakes a second.
+By hand, ``window.after(100, read_the_queue)`` is up to 100 ms late, and runs ten times a second.
 
-Tk has no ``createfilehandler()`` on Windows: there let ``window.after(50, ...)`` poll the hub.
+On Windows, Tk has no ``createfilehandler()``: there poll the hub with ``window.after(50, ...)``.
 """
 
 import threading
@@ -17,7 +17,7 @@ import dss_anyio as dss
 
 
 def work(portal: dss.Portal[float | str]) -> None:
-    """In a thread of its own. It never touches the window."""
+    """Runs in a thread of its own. It never touches the window."""
     with portal:
         try:
             for percent in range(0, 101, 5):
@@ -30,7 +30,7 @@ def work(portal: dss.Portal[float | str]) -> None:
 
 
 class Window(tk.Tk):
-    def __init__(self, hub: dss.PolledHub[float | str]) -> None:
+    def __init__(self, hub: dss.PolledHub[float | str, float | dss.Request[str]]) -> None:
         super().__init__()
         self._hub = hub
         self.bar = ttk.Progressbar(self, length=300)
@@ -56,10 +56,10 @@ class Window(tk.Tk):
         print("the window asks:", request.item)
         for answer, button in self.buttons.items():
             button["command"] = partial(request.reply, answer == "yes")
-        self.after(100, self.buttons["yes"].invoke)  # stands for the user: take it out
+        self.after(100, self.buttons["yes"].invoke)  # stands for the user; remove it
 
 
-with dss.open_polled_hub[float | str]() as hub:
+with dss.open_polled_hub[float | str, float | dss.Request[str]]() as hub:
     worker = threading.Thread(target=work, args=[hub.portal])
     worker.start()
     window = Window(hub)

@@ -1,4 +1,4 @@
-"""Log from any thread, ship the records from the event loop. Nobody who logs ever waits.
+"""Log from any thread, ship the records from the event loop. Logging never waits.
 
 By hand, an ``emit()`` that waits for the loop hangs for ever as soon as the loop itself logs.
 """
@@ -20,15 +20,15 @@ class HubHandler(logging.Handler):
         self._portal = portal
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by whoever logs, with the handler's lock held: it must neither wait nor raise."""
+        """Called in any thread that logs, with the handler's lock held: must not wait or raise."""
         try:
-            self._portal.offer(self.format(record))  # it does neither, also after the hub has ended
+            self._portal.offer(self.format(record))  # never waits, never raises, even after the end
         except Exception:
-            self.handleError(record)  # as in each handler of Python's own
+            self.handleError(record)  # as Python's own handlers do
 
 
 async def ship(hub: dss.Hub[str]) -> None:
-    """Stands for a slow collector of logs: it gets all that is there at once."""
+    """Stands for a slow collector of logs: it gets all queued records at once."""
     try:
         while True:
             batch = await hub.receive_many()
@@ -43,7 +43,7 @@ def work() -> None:
 
 
 async def main() -> None:
-    async with dss.open_hub[str](4, overflow="drop_oldest") as hub:  # the latest are worth most
+    async with dss.open_hub[str](4, overflow="drop_oldest") as hub:  # keep the latest
         logging.basicConfig(
             handlers=[HubHandler(hub.portal)],
             format="%(threadName)s: %(message)s",
@@ -57,7 +57,7 @@ async def main() -> None:
         await ship(hub)
         counts = hub.statistics()
         print(f"{counts.received} were shipped, {counts.dropped} were dropped")
-    log.warning("after the end")  # refused; nobody notices
+    log.warning("after the end")  # the hub does not accept it; no error is raised
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

@@ -1,4 +1,4 @@
-"""Receive what an MQTT broker has. It needs mosquitto, and starts one of its own.
+"""Receive messages from an MQTT broker. The program needs mosquitto, and starts one of its own.
 
 By hand, an exception in ``on_message`` ends paho's thread, and ``is_connected()`` stays True.
 """
@@ -25,7 +25,7 @@ class Subscriber:
         subscribed = threading.Event()
         send = portal.send_callback(lambda _client, _userdata, message: message.payload.decode())
         self.client = Client(CallbackAPIVersion.VERSION2)
-        self.client.on_message = send  # in paho's thread, which also sends the heartbeats
+        self.client.on_message = send  # runs in paho's thread, which also sends the heartbeats
         self.client.on_connect = lambda client, *_: client.subscribe("rooms/#", qos=1)
         self.client.on_subscribe = lambda *_: subscribed.set()
         self.client.connect("127.0.0.1", port)
@@ -40,7 +40,7 @@ class Subscriber:
 
 
 async def wait_for(port: int) -> None:
-    """Until the broker listens."""
+    """Wait until the broker listens."""
     with anyio.fail_after(10):
         while True:
             try:
@@ -68,7 +68,7 @@ async def main() -> None:
                     source.value.client.publish("rooms/kitchen", text, qos=1)
                     print("the kitchen has", await hub.receive())
         finally:
-            broker.terminate()  # or the end of its block would wait for it
+            broker.terminate()  # else the end of its block would wait for ever
 
 
 anyio.run(main, backend=sys.argv[1] if len(sys.argv) > 1 else "asyncio")

@@ -1,4 +1,4 @@
-"""Broken: a worker of a pool asks the event loop, and the loop waits for the pool. It hangs."""
+"""Broken: a thread of a pool asks the event loop, and the loop waits for the pool. It hangs."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The same with a hub: whoever asks is released, then the pool is shut down, off the loop.
+"""The same with a hub: it releases the threads that ask, then shuts the pool down in a thread.
 
 By hand, leaving ``with ThreadPoolExecutor()`` in a coroutine waits for threads that wait for it.
 """

@@ -13,11 +13,11 @@ from ortools.sat.python import cp_model
 import dss_anyio as dss
 
 MARKS = 12
-GOOD_ENOUGH = 120  # the best length is 85; to prove that takes long
+GOOD_ENOUGH = 120  # the best length is 85, but it takes long to prove that
 
 
 def golomb_ruler() -> tuple[cp_model.CpModel, list[cp_model.IntVar]]:
-    """A ruler on which no two pairs of marks are equally far apart; the shorter the better."""
+    """Find a short ruler on which no two pairs of marks have the same distance."""
     model = cp_model.CpModel()
     marks = [model.new_int_var(0, 200, f"mark {number}") for number in range(MARKS)]
     model.add(marks[0] == 0)
@@ -34,7 +34,7 @@ class Search:
         send = portal.send_callback()
 
         class Show(cp_model.CpSolverSolutionCallback):
-            def on_solution_callback(self) -> None:  # in one of the solver's own threads
+            def on_solution_callback(self) -> None:  # runs in a solver's thread
                 send([self.value(mark) for mark in marks])
 
         self._solver = cp_model.CpSolver()
@@ -53,7 +53,7 @@ async def main() -> None:
         dss.open_hub[list[int]]() as hub,
         hub.open_source("solver", Search, Search.stop),
     ):
-        with anyio.move_on_after(20):  # or whatever else ends it
+        with anyio.move_on_after(20):  # or another reason to end
             async for ruler in hub:
                 if ruler[-1] <= GOOD_ENOUGH:
                     print(f"good enough: {len(ruler)} marks on at most {GOOD_ENOUGH}")

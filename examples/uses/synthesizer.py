@@ -1,6 +1,6 @@
-"""The async program is the synthesizer: it plays a tune, or writes it into a file at that pace.
+"""An async program as a synthesizer: it plays a tune, or also writes it into a file.
 
-By hand, ``queue.get_nowait()`` in the callback raises when the loop is late: silence for good.
+By hand, ``queue.get_nowait()`` in the callback raises when the loop is late: then all is silent.
 
 No sound card? ``python synthesizer.py asyncio tune.wav`` writes what you would have heard.
 """
@@ -22,7 +22,7 @@ TUNE = [(262, 0.12), (330, 0.12), (392, 0.12), (523, 0.24)]  # hertz and seconds
 
 
 def buffers() -> Iterator[bytes]:
-    """The tune, in buffers of 441 samples. Make your own music here."""
+    """Make the tune, in buffers of 441 samples. Put your own music here."""
     for hertz, seconds in TUNE:
         samples = array.array("h")
         for i in range(round(seconds * RATE)):
@@ -33,7 +33,7 @@ def buffers() -> Iterator[bytes]:
 
 
 def open_device(silent: bool) -> miniaudio.PlaybackDevice:
-    null = [miniaudio.Backend.NULL]  # it keeps the pace of a sound card, and makes no sound
+    null = [miniaudio.Backend.NULL]  # as fast as a sound card, but silent
     try:
         return miniaudio.PlaybackDevice(
             nchannels=1,
@@ -54,7 +54,7 @@ class Loudspeaker:
         self._device.start(callback)
 
     def _play(self) -> Generator[bytes, int, None]:
-        """In the device's own thread, which C has made. It never waits, and never ends."""
+        """Runs in the device's own thread, made by C. It never waits, and never ends."""
         left = b""
         frames = yield left
         while True:
@@ -69,7 +69,7 @@ class Loudspeaker:
 
 async def main(path: str | None = None) -> None:
     async with dss.open_hub() as hub:
-        feed = hub.open_feed(10)  # this loop may be busy for 200 ms, and nobody hears it
+        feed = hub.open_feed(10)  # so the loop may be busy for 200 ms without a gap in the sound
 
         def start(_: dss.Portal[object]) -> Loudspeaker:
             return Loudspeaker(feed, silent=path is not None)
@@ -78,7 +78,7 @@ async def main(path: str | None = None) -> None:
             file.setparams((1, 2, RATE, 0, "NONE", ""))
             async with hub.open_source("loudspeaker", start, Loudspeaker.close):
                 for buffer in buffers():
-                    await feed.send(buffer)  # waits while there are ten in advance
+                    await feed.send(buffer)  # waits while ten are queued
                     file.writeframes(buffer)
                 while len(feed):
                     await anyio.sleep(0.01)

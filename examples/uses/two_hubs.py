@@ -1,6 +1,6 @@
 """One library, two event loops: asyncio and trio, in one process. Each has a hub of its own.
 
-By hand, the first loop that is closed raises in the library's thread; those after it get nothing.
+By hand, a closed loop raises in the library's thread, and the listeners after it get nothing.
 """
 
 import threading
@@ -41,7 +41,7 @@ class Ticker:
 
 async def listen(ticker: Ticker, name: str, ticks: int) -> None:
     async with dss.open_hub[int](name=name) as hub:
-        portal = hub.register("ticker", cancel=lambda: ticker.remove(name))
+        portal = hub.register("ticker", stop=lambda: ticker.remove(name))
         ticker.add(name, portal.send_callback())
         numbers = [await hub.receive() for _ in range(ticks)]
         missed = numbers[-1] - numbers[0] - ticks + 1
@@ -51,7 +51,7 @@ async def listen(ticker: Ticker, name: str, ticks: int) -> None:
 ticker = Ticker()
 loops = [
     threading.Thread(target=anyio.run, args=[listen, ticker, name, ticks], kwargs={"backend": name})
-    for name, ticks in (("asyncio", 5), ("trio", 50))  # the first ends while the other goes on
+    for name, ticks in (("asyncio", 5), ("trio", 50))  # the first one ends early
 ]
 for loop in loops:
     loop.start()

@@ -1,6 +1,6 @@
 """Rebuild when files change, once for a burst of changes.
 
-By hand, ``loop.call_soon_threadsafe()`` raises once the loop is closed: watchdog's thread ends.
+By hand, ``call_soon_threadsafe()`` raises once the loop is closed, and ends watchdog's thread.
 """
 
 import sys
@@ -26,7 +26,7 @@ def start(folder: str, portal: dss.Portal[str]) -> BaseObserver:
 
     class Handler(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
-            send(event)  # in watchdog's thread; it never raises, so it never ends that thread
+            send(event)  # runs in watchdog's thread; never raises, so it never ends it
 
     observer = Observer()
     kinds = [FileCreatedEvent, FileModifiedEvent]
@@ -58,7 +58,7 @@ async def main() -> None:
             hub.open_source("watchdog", partial(start, folder), stop),
         ):
             for burst in (["main.c", "main.h"], ["main.c"]):
-                for name in burst * 3:  # as an editor does it, or a checkout
+                for name in burst * 3:  # as an editor or a checkout does
                     Path(folder, name).write_text("changed")
                 print("rebuilding", *sorted(await changes(hub)))
 

@@ -1,6 +1,6 @@
-"""A web server in threads, whose handlers ask the async side.
+"""A web server with threads, which ask the async program for each page.
 
-By hand, ``run_coroutine_threadsafe(...).result(timeout)`` gives up, and the coroutine goes on.
+By hand, ``run_coroutine_threadsafe(...).result(timeout)`` times out, and the coroutine goes on.
 """
 
 import sys
@@ -16,7 +16,7 @@ import dss_anyio as dss
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Runs in a thread for each request. Knows nothing of event loops."""
+    """Runs in a thread for each client. Uses no event loop."""
 
     ask: Callable[[str], str]
 
@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def start(portal: dss.Portal[str]) -> ThreadingHTTPServer:
-    ask = portal.request_callback(timeout=0.5)  # without a default: it raises
+    ask = portal.request_callback(timeout=0.5)  # without a default, so it raises
     handler = type("MyHandler", (Handler,), {"ask": staticmethod(ask)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=[0.05]).start()
@@ -51,7 +51,7 @@ def stop(server: ThreadingHTTPServer) -> None:
 
 
 async def answer(path: str) -> str:
-    """Runs in a task for each request, beside everything else that the event loop does."""
+    """Runs in a task for each request; the event loop does other work meanwhile."""
     if path == "/slow":
         try:
             await anyio.sleep(3600)

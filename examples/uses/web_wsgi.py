@@ -1,4 +1,4 @@
-"""A WSGI application under waitress, all of whose requests share what lives in one event loop.
+"""A WSGI application under waitress. One event loop answers all its requests.
 
 By hand, ``asyncio.run()`` in each request: a shared lock is "bound to a different event loop".
 """
@@ -17,7 +17,7 @@ import dss_anyio as dss
 
 
 def make_app(ask: Callable[[str], str | None]) -> Callable[..., Iterable[bytes]]:
-    """An application as any other: Flask, Django, Bottle. It runs in the threads of a pool."""
+    """Like an application of Flask, Django or Bottle. It runs in the threads of a pool."""
 
     def app(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
         text = ask(environ["PATH_INFO"])
@@ -37,7 +37,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        self._server.task_dispatcher.shutdown()  # waits for the pool, but for 5 seconds only
+        self._server.task_dispatcher.shutdown()  # waits for the pool, at most 5 seconds
         self._server.trigger.pull_trigger(lambda: wasyncore.close_all(self._sockets))
         self._thread.join()
         print("the server has stopped")

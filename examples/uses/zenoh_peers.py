@@ -1,8 +1,8 @@
-"""Two processes over zenoh: one measures, the other one listens, and answers its questions.
+"""Two processes over zenoh: one measures; the other one receives, and answers its query.
 
-By hand, ``call_soon_threadsafe(queue.put_nowait)`` loses what a full queue refuses, uncounted.
+By hand, ``call_soon_threadsafe(queue.put_nowait)`` loses items when the queue is full, uncounted.
 
-They find each other by TCP. With the address of another machine they are two machines.
+They connect through TCP. With the address of another machine, this works between two machines.
 """
 
 import json
@@ -28,7 +28,7 @@ def open_session(how: str, endpoint: str) -> zenoh.Session:
 
 
 def sensor(endpoint: str) -> None:
-    """The other process: no event loop, no hub. It may as well be a robot that runs C++."""
+    """The other process. It has no event loop and no hub; it could also be written in C++."""
     with open_session("connect", endpoint) as session:
         for reply in session.get("room/limit", timeout=10):
             limit = int(reply.ok.payload.to_string())
@@ -37,7 +37,7 @@ def sensor(endpoint: str) -> None:
 
 
 def direct(callback: Callable[[Any], None]) -> object:
-    """In zenoh's own threads. Else each has one of Python's, which close() does not join."""
+    """Call back in zenoh's own threads, not in Python threads, which close() does not join."""
     return zenoh.handlers.Callback(callback, indirect=False)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
+from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> int:
     what = "Look at the hubs of running programs, or at this machine."
-    parser = argparse.ArgumentParser("python -m dss_anyio", description=what)
+    parser = argparse.ArgumentParser(_called(), description=what)
     commands = parser.add_subparsers(dest="command", required=True)
 
     what = "watch the hubs of programs that have called dss_anyio.serve_statistics()"
@@ -17,7 +19,10 @@ def main(arguments: list[str] | None = None) -> int:
     top.add_argument("--once", action="store_true", help="look once; exit code 1 if nobody answers")
     top.add_argument("--json", action="store_true", help="print JSON, one line for each look")
     top.add_argument(
-        "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks"
+        "--interval",
+        type=_seconds,
+        metavar="SECONDS",
+        help="between two looks, 1 if not given; with --once: look twice, and tell the rates",
     )
     top.add_argument(
         "programs", nargs="*", metavar="PID_OR_PATH", help="default: all programs of this user"
@@ -33,10 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
         reconfigure(errors="replace")  # some terminals have no "µ", and no "∞"
     try:
         if options.command == "top":
-            from ._top import watch
+            from ._tools.top import watch
 
             return watch(options.programs, options.interval, options.once, options.json)
-        from ._doctor import examine
+        from ._tools.doctor import examine
 
         return examine(options.json)
     except KeyboardInterrupt:
@@ -49,6 +54,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _called() -> str:
+    name = Path(sys.argv[0]).name
+    return "python -m dss_anyio" if name == "__main__.py" else name
+
+
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0.01 <= seconds <= 86400:
@@ -57,4 +67,10 @@ def _seconds(text: str) -> float:
 
 
 if __name__ == "__main__":
+    # With "-m" Python looks into the current folder first, and would run a rich.py that lies there.
+    # What was imported before this line, anyio above all, may have come from there: the command
+    # "dss_anyio" and "python -P" do not look there at all.
+    with contextlib.suppress(OSError):  # somebody has removed the current folder
+        if sys.path[:1] == [str(Path.cwd())]:
+            del sys.path[0]
     sys.exit(main())

@@ -19,8 +19,8 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 
-from ._face import Face, openings
-from ._mailbox import Mailbox
+from ._core.mailbox import Mailbox
+from ._hub.base import Face, mailbox_of, openings
 
 T_Result = TypeVar("T_Result")
 
@@ -31,7 +31,7 @@ _WHERE_WORKERS_ARE_IDLE = ("trio._core._thread_cache", "concurrent.futures.threa
 def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
     """Block this thread until *condition* is true, by looking again and again. From any thread.
 
-    It is for what is reported but has no event to wait for, such as ``hub.blocked()`` and
+    It is for states that can be read but not waited for, such as ``hub.blocked()`` and
     ``hub.statistics()``. A test that sleeps instead is either slow or wrong now and then.
 
     :param timeout: in seconds
@@ -78,14 +78,14 @@ def threads(
     the loop, so let them be done, or need nothing more of it, by then.
 
     :raises AssertionError: if one of them has not returned by then
-    :raises BaseException: what the first that has raised has raised
+    :raises BaseException: the first exception that one of them has raised
     """
     errors: list[BaseException] = []
     barrier = threading.Barrier(len(funcs))
 
     def run(func: Callable[[], object]) -> None:
         try:
-            barrier.wait(timeout)
+            barrier.wait(min(timeout, threading.TIMEOUT_MAX))
             func()
         except BaseException as exc:
             errors.append(exc)
@@ -97,7 +97,7 @@ def threads(
         yield started
     finally:
         for thread in started:
-            thread.join(timeout)
+            thread.join(min(timeout, threading.TIMEOUT_MAX))
         stuck = [thread for thread in started if thread.is_alive()]
     if stuck:
         raise AssertionError(f"threads that did not return: {', '.join(map(_describe, stuck))}")
@@ -146,7 +146,7 @@ class CThread(Generic[T_Result]):
         :param timeout: in seconds
         :raises TimeoutError: if it still runs then; it can be joined later
         """
-        if not self._returned.wait(timeout):
+        if not self._returned.wait(min(timeout, threading.TIMEOUT_MAX)):
             raise TimeoutError(f"the thread still runs after {timeout} s")
         if self in _not_joined:
             _not_joined.discard(self)
@@ -197,15 +197,15 @@ def nothing_left_behind(
     :param dropped: True if a hub may have dropped items
     :param undelivered: True if a hub may have had items left at its end
     :param errors: True if there may have been errors in functions that the hub calls
-    :raises AssertionError: that names all that is left, with the stacks of the threads. If the
-        block raises, there is no check.
+    :raises AssertionError: that names everything that is left, with the stacks of the threads. If
+        the block raises, there is no check.
     """
     before = set(threading.enumerate())
     opened: list[tuple[str, Mailbox]] = []
 
     def note(hub: Face[Any]) -> None:
         # Not the hub itself: it may become garbage.
-        opened.append((hub.name, hub._mailbox))  # pyright: ignore[reportPrivateUsage]
+        opened.append((hub.name, mailbox_of(hub)))
 
     openings.append(note)
     try:
@@ -224,9 +224,9 @@ def nothing_left_behind(
         if not mailbox.swept:
             found.append(f"{name!r} is open")
         for what, count, allowed in (
-            ("dropped", mailbox.counts["dropped"].value, dropped),
-            ("undelivered", mailbox.counts["undelivered"].value, undelivered),
-            ("errors", mailbox.counts["errors"].value, errors),
+            ("dropped", mailbox.books.counts["dropped"].value, dropped),
+            ("undelivered", mailbox.books.counts["undelivered"].value, undelivered),
+            ("errors", mailbox.books.counts["errors"].value, errors),
         ):
             if count and not allowed:
                 found.append(f"{name!r} has {what}: {count}")

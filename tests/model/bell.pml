@@ -26,13 +26,13 @@
 
 mtype = { RUNS, SLEEPS, WOKEN, TAKES, GONE, ENDED };
 
-chan items = [ALL] of { byte };      /* Mailbox.items */
-bool bell = false;                   /* Mailbox.bell: is the wake in it? */
+chan items = [ALL] of { byte };      /* Line.entries */
+bool bell = false;                   /* Bell.armed: is the wake in it? */
 byte wakes = 0;                      /* called, and not arrived yet */
-bool open = true;                    /* Mailbox.lanes; and Lane.refusal, written just before */
+bool open = true;                    /* Registry.open_lanes; and Lane.refusal, written just before */
 byte put = 0, put_before = 0;        /* in all; and before the senders were closed */
 
-inline notify() {                                           /* Mailbox.notify */
+inline notify() {                                           /* Bell.ring */
 #ifdef LEAVE_THE_BELL_ARMED
     ring = bell;
 #else
@@ -62,7 +62,7 @@ proctype Sender(byte me) {
     od
 }
 
-proctype Closer() {                                         /* Mailbox._refuse */
+proctype Closer() {                                         /* Registry.refuse */
     bool ring;
 #ifdef RING_BEFORE_THE_END
     notify();
@@ -73,8 +73,8 @@ proctype Closer() {                                         /* Mailbox._refuse *
 #endif
 }
 
-inline arm() { bell = true }                                         /* Mailbox.arm */
-inline disarm() { atomic { had = bell; bell = false; armed = armed && !had } }  /* Mailbox.disarm */
+inline arm() { bell = true }                                         /* Bell.arm */
+inline disarm() { atomic { had = bell; bell = false; armed = armed && !had } }  /* Bell.disarm */
 
 inline wake_up() { line ? who; task[who] = WOKEN; roused++; who = 0 }
 

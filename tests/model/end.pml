@@ -9,9 +9,9 @@
 
 mtype = { NOTHING, WAKE, SWEEP };
 
-chan items = [SENDERS] of { byte };  /* Mailbox.items */
-mtype bell = NOTHING;                /* Mailbox.bell */
-bool swept = false;                  /* Mailbox.swept */
+chan items = [SENDERS] of { byte };  /* Line.entries */
+mtype bell = NOTHING;                /* Bell.armed */
+bool swept = false;                  /* Bell.closed */
 bool refusal = false;                /* Lane.refusal */
 bool handed_back[SENDERS];
 byte accepted = 0, back = 0;
@@ -52,7 +52,7 @@ proctype Sender(byte me) {
     :: refusal -> goto end
     :: else
     fi;
-    atomic { items ! me; accepted++ };          /* Mailbox.put */
+    atomic { items ! me; accepted++ };          /* Places.put */
     if
     :: bell == NOTHING -> goto end              /* quick_sender: a plain look */
     :: else
@@ -74,7 +74,7 @@ proctype Ender() {
 
 proctype Receiver() {
     byte id;
-    bell = WAKE;                                /* Mailbox.arm */
+    bell = WAKE;                                /* Bell.arm */
 #ifndef ARM_WITHOUT_A_LOOK
     if
     :: swept -> sweep()

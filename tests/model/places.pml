@@ -14,18 +14,18 @@
 
 mtype = { OPEN, ACCEPTED, REFUSED, WITHDRAWN };
 
-byte room = PLACES;                         /* Mailbox.room */
-chan items = [SENDERS] of { byte };         /* Mailbox.items */
-chan waiting = [SENDERS] of { byte };       /* Mailbox.waiting */
-bool blocked[SENDERS];                      /* Mailbox.blocked */
-mtype outcome[SENDERS] = OPEN;              /* Blocked._outcome */
+byte room = PLACES;                         /* Places.free */
+chan items = [SENDERS] of { byte };         /* Line.entries */
+chan waiting = [SENDERS] of { byte };       /* Places.waiting */
+bool blocked[SENDERS];                      /* Inside.waiters */
+mtype outcome[SENDERS] = OPEN;              /* WaitForPlace._outcome */
 bool woken[SENDERS];                        /* the lock that a sender waits for was released */
 bool refusal = false;                       /* Lane.refusal */
 bool told[SENDERS];                         /* its sender was told that it was accepted */
 bool seen[SENDERS];                         /* was received, or is left for the sweep */
 byte done = 0;
 
-inline put(who) {                                     /* Mailbox.put, after it has its place */
+inline put(who) {                                     /* Places.put, after it has its place */
     items ! who;
     assert(len(items) <= PLACES)
 }
@@ -40,7 +40,7 @@ inline settle(who, ending) {                          /* dict.setdefault */
     fi
 }
 
-inline admit() {                                      /* Mailbox.admit */
+inline admit() {                                      /* Places.admit */
     do
     :: empty(waiting) -> break
     :: nempty(waiting) ->
@@ -79,7 +79,7 @@ inline admit() {                                      /* Mailbox.admit */
     od
 }
 
-inline refuse(who) {                                  /* Blocked.refuse */
+inline refuse(who) {                                  /* WaitForPlace.refuse */
     atomic { settle(who, REFUSED) };
     woken[who] = true
 }
@@ -98,13 +98,13 @@ proctype Sender(byte me) {
     :: atomic { room > 0 -> room-- }; put(me); outcome[me] = ACCEPTED; goto end
     :: atomic { room == 0 -> skip }
     fi;
-    blocked[me] = true;                               /* Mailbox.wait_for_room */
-    waiting ! me;
+    blocked[me] = true;                               /* Mailbox.wait_for_place: Inside.enter */
 #ifndef WITHOUT_A_LOOK_AT_THE_REFUSAL
     if
     :: refusal -> refuse(me)
     :: else ->
 #endif
+        waiting ! me;                                 /* Places.wait */
 #ifndef WITHOUT_A_LOOK_AT_THE_ROOM
         admit()
 #else
@@ -114,7 +114,7 @@ proctype Sender(byte me) {
     fi
 #endif
     ;
-    if                                                /* _portal._wait */
+    if                                                /* waiting.wait_for_place */
     :: woken[me]
     :: me == 0 ->                                     /* this one has a time limit, which is over */
 #ifdef GO_WITHOUT_WITHDRAWING
@@ -141,7 +141,7 @@ proctype Receiver() {
     bool accepted;
     do
     :: atomic { items ? id -> assert(!seen[id]); seen[id] = true; id = 0 };
-        room++;                                       /* Mailbox.take: vacated.append */
+        room++;                                       /* Places.leave */
         if
         :: nempty(waiting) -> admit()
         :: empty(waiting)
@@ -154,9 +154,9 @@ proctype Receiver() {
 proctype Closer() {
     byte n;
     bool copy[SENDERS];
-    refusal = true;                                   /* Mailbox._refuse */
+    refusal = true;                                   /* Registry.refuse */
 #ifndef RELEASE_NOBODY
-    d_step {                                          /* list(self.blocked) */
+    d_step {                                          /* list(self.waiters) */
         do
         :: n < SENDERS -> copy[n] = blocked[n]; n++
         :: else -> break

@@ -8,17 +8,17 @@
 mtype = { OPEN, ANSWERED, UNANSWERED, RELEASED, ABANDONED, ACCEPTED, WITHDRAWN };
 
 bool other = false;                  /* the one place is taken by an item of somebody else */
-byte room = 0;                       /* Mailbox.room */
-bool waiting = false;                /* the request in Mailbox.waiting, */
+byte room = 0;                       /* Places.free */
+bool waiting = false;                /* the request in Places.waiting, */
 bool in_line = false;                /* and Question.waiting */
-mtype place = OPEN;                  /* Blocked._outcome */
-bool queued = false;                 /* the request in Mailbox.items */
+mtype place = OPEN;                  /* WaitForPlace._outcome */
+bool queued = false;                 /* the request in Line.entries */
 mtype outcome = OPEN;                /* Question._outcome */
 bool woken = false;                  /* the lock that the asker waits for was released */
-bool blocked = false;                /* is the question in Mailbox.blocked? */
+bool blocked = false;                /* is the question in Inside.waiters? */
 bool refusal = false;                /* Lane.refusal */
-bool open = true;                    /* Mailbox.lanes: or is it the end of the stream? */
-bool ended = false;                  /* Mailbox.ended */
+bool open = true;                    /* Registry.open_lanes: or is it the end of the stream? */
+bool ended = false;                  /* Registry.ended */
 bool watching = false;               /* Question._watchers */
 bool told = false;                   /* the watcher was called */
 bool works = false;                  /* a handler works on it, and watches */
@@ -67,9 +67,9 @@ inline drop_token() {                                 /* Request.__del__ */
 #endif
 }
 
-inline put() { atomic { tokens++; queued = true } }   /* Mailbox.put, after it has its place */
+inline put() { atomic { tokens++; queued = true } }   /* Places.put, after it has its place */
 
-inline admit() {                                      /* Mailbox.admit */
+inline admit() {                                      /* Places.admit */
     do
     :: !waiting -> break
     :: waiting ->
@@ -126,14 +126,13 @@ proctype Asker() {
         if :: refusal -> settle(RELEASED) :: else fi
 #endif
     :: atomic { room == 0 -> skip };
-        waiting = true;
         in_line = true;
         if
         :: refusal -> refuse()
-        :: else -> admit()
+        :: else -> waiting = true; admit()            /* Places.wait */
         fi
     fi;
-    if                                                /* _asking._wait_for */
+    if                                                /* waiting.wait_for_answer */
     :: woken
 #ifndef PATIENT
     :: true ->                                        /* its time is over */
@@ -183,7 +182,7 @@ proctype Handler() {
         fi
     od;
     if
-    :: outcome == RELEASED || outcome == ABANDONED    /* Mailbox.take: is_over */
+    :: outcome == RELEASED || outcome == ABANDONED    /* Line.open: is_over */
     :: else ->
         works = true;
         watching = true;                              /* Question.watch */
@@ -213,7 +212,7 @@ proctype Helper() {                                   /* another one who holds t
     drop_token()
 }
 
-proctype Aborter() {                                  /* Mailbox.take_back, _free */
+proctype Aborter() {                                  /* Mailbox.take_back, Places.leave */
     bool won, accepted;
     if
     :: atomic { other -> other = false }; room++; admit()
@@ -221,7 +220,7 @@ proctype Aborter() {                                  /* Mailbox.take_back, _fre
     fi
 }
 
-proctype Closer() {                                   /* close_senders: Mailbox.refuse_all */
+proctype Closer() {                                   /* close_senders: Registry.refuse_all */
     bool won, accepted, copy;
     refusal = true;
     copy = blocked;                                   /* list(self.blocked) */

@@ -28,7 +28,7 @@ def stop_library() -> None:
 
 async def stop_inside() -> None:
     async with dss.open_hub(4) as hub:
-        hub.register("library", cancel=stop_library)
+        hub.register("library", stop=stop_library)
         await crowd.surround(hub)
         loop.call_soon(loop.stop)
         await asyncio.sleep(3600)
@@ -91,8 +91,8 @@ def by_an_end_that_was_stopped() -> None:
 
     async def stop_at_the_end() -> None:
         async with dss.open_hub(4) as hub:
-            hub.register("library", cancel=lambda: loop.call_soon_threadsafe(loop.stop))
-            hub.register("newer", cancel=stop_library)
+            hub.register("library", stop=lambda: loop.call_soon_threadsafe(loop.stop))
+            hub.register("newer", stop=stop_library)
             await crowd.surround(hub)
 
     task = loop.create_task(stop_at_the_end())

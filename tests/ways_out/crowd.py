@@ -23,7 +23,7 @@ import anyio
 import trio
 
 import dss_anyio as dss
-from dss_anyio import _ending
+from dss_anyio._ending import order as _ending
 
 MOST_SECONDS = 30  # for the whole program; then it shows all stacks and dies of SIGALRM
 BLOCKED = 6

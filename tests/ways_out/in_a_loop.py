@@ -97,7 +97,7 @@ async def by_native_cancellation() -> None:
 async def by_native_cancellation_twice() -> None:
     async def body() -> None:
         async with dss.open_hub(4) as hub:
-            hub.register("library", cancel=cancel_once_more)
+            hub.register("library", stop=cancel_once_more)
             await crowd.surround(hub)
             ready.set()
             await hub.receive()
@@ -137,7 +137,7 @@ async def by_ctrl_c_while_items_are_received() -> None:
 async def by_ctrl_c_twice() -> None:
     """The second one comes while the hub is waiting for a library to stop."""
     async with dss.open_hub(4) as hub:
-        hub.register("library", cancel=lambda: (wait_until(main_thread_sleeps), ask_for_ctrl_c()))
+        hub.register("library", stop=lambda: (wait_until(main_thread_sleeps), ask_for_ctrl_c()))
         await crowd.surround(hub)
         press_ctrl_c_when(main_thread_sleeps)
         await anyio.sleep_forever()

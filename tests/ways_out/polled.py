@@ -69,7 +69,7 @@ def by_ctrl_c_in_wait() -> None:
 def by_ctrl_c_twice() -> None:
     """The second one comes while the hub is waiting for a library to stop."""
     with dss.open_polled_hub(4) as hub:
-        hub.register("library", cancel=ask_for_ctrl_c)
+        hub.register("library", stop=ask_for_ctrl_c)
         crowd.surround_polled(hub)
         press_ctrl_c_when(lambda: True)
         while True:

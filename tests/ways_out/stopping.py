@@ -34,14 +34,14 @@ def send_on(portal: dss.Portal[Any]) -> None:
 
 
 def that_joins_its_thread(hub: AnyHub) -> int:
-    portal = hub.register("library", cancel=lambda: (thread.join(), say("joined")))
+    portal = hub.register("library", stop=lambda: (thread.join(), say("joined")))
     thread = threading.Thread(target=send_on, args=(portal,))
     thread.start()
     return 1
 
 
 def that_joins_its_thread_in_c(hub: AnyHub) -> int:
-    portal = hub.register("library", cancel=lambda: (join(handle, None), say("joined")))
+    portal = hub.register("library", stop=lambda: (join(handle, None), say("joined")))
     handle = start_in_c(lambda: send_on(portal))
     join = ctypes.CDLL(None).pthread_join  # lets other Python threads run
     return 1
@@ -55,7 +55,7 @@ def that_joins_its_threads_and_lets_no_python_run(hub: AnyHub) -> int:
             join(handle, None)
         say("joined")
 
-    portal = hub.register("library", cancel=stop)
+    portal = hub.register("library", stop=stop)
     handles = [start_in_c(lambda: send_on(portal)) for _ in range(MANY)]
     join = ctypes.PyDLL(None).pthread_join  # holds the GIL
     sys.setswitchinterval(0.005)  # as usual
@@ -66,7 +66,7 @@ def that_sends_when_it_is_stopped(hub: AnyHub) -> int:
     def stop() -> None:
         say(f"at the end {what_is_accepted(portal)} is accepted")
 
-    portal = hub.register("library", cancel=stop)
+    portal = hub.register("library", stop=stop)
     return 0
 
 
@@ -75,7 +75,7 @@ def that_closes_the_hub_when_it_is_stopped(hub: AnyHub) -> int:
         hub.close()
         say("closed again")
 
-    hub.register("library", cancel=stop)
+    hub.register("library", stop=stop)
     return 0
 
 
@@ -84,8 +84,8 @@ def that_fails_to_stop(hub: AnyHub) -> int:
         raise ValueError(f"library {number}")
 
     for number in range(3):
-        hub.register(f"library {number}", cancel=lambda number=number: fail(number))
-    hub.register("library", cancel=lambda: say("the last one is stopped"))
+        hub.register(f"library {number}", stop=lambda number=number: fail(number))
+    hub.register("library", stop=lambda: say("the last one is stopped"))
     return 0
 
 

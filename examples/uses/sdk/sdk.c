@@ -1,6 +1,6 @@
-/* Stands for an SDK that came with a device: it has a thread for each channel.
+/* Stands for the SDK of a device: it has a thread for each channel.
 
-   Put your own in its place; it is built by sdk.py:
+   Replace it with your own. sdk.py compiles it like this:
    cc -shared -fPIC -pthread -o libsdk.so sdk.c */
 
 #include <pthread.h>
@@ -54,7 +54,7 @@ struct sdk *sdk_open(int channels, on_reading_t on_reading, on_alarm_t on_alarm,
     return sdk;
 }
 
-/* Joins the threads, so it must not be called by what one of them waits for. */
+/* Joins the threads: do not call it in a thread that one of them waits for. */
 void sdk_close(struct sdk *sdk)
 {
     atomic_store(&sdk->closing, 1);

@@ -1,0 +1,1 @@
+"""What threads share: no event loop and no socket below this line."""

@@ -1,0 +1,49 @@
+"""Where a hub lives: its thread, and its event loop if it has one. Set when the hub is opened."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from .._loops.way import CallSoon, WayIn
+
+
+class Home:
+    """The thread that receives, and how to have a function called there.
+
+    Portals hold this, and it holds the hub weakly: a hub that nobody holds is garbage although
+    threads wait in it, and its destructor releases them.
+    """
+
+    # Defaults of the class: most hubs live and end with most of them.
+    # A weak reference: what portals hold must not hold what a closed loop left behind.
+    hub: Callable[[], Any] = staticmethod(lambda: None)
+    thread: threading.Thread | None = None
+    ident: int | None = None  # of that thread
+    way_in: WayIn | None = None  # into the event loop; None for a polled hub
+    loop: int | None = None  # identifies an event loop that can be closed under the hub
+    call_soon: CallSoon | None = None  # None until the hub is opened
+    # Calls plain functions as if in a task; made when it is first used.
+    surround: Callable[..., Any] | None = None
+    has_tasks: bool = False  # may there be tasks in the hub's task group?
+
+    def come_home(self) -> None:
+        """From now on this thread is the one that receives."""
+        self.thread = threading.current_thread()
+        self.ident = get_ident()
+
+    @property
+    def is_polled(self) -> bool:
+        """Does the hub have no event loop?"""
+        return self.way_in is None and self.call_soon is not None
+
+    def is_here(self) -> bool:
+        """Is this the thread that receives? Idents are reused, so it has to be alive as well."""
+        return get_ident() == self.ident and self.thread is not None and self.thread.is_alive()
+
+    def task_group(self) -> Any:
+        """That of the hub, while it is open in an event loop; else None. In the hub's thread."""
+        hub = self.hub()
+        return None if hub is None else hub._task_group

@@ -1,0 +1,278 @@
+"""An inlet: one queue of threads that never enter Python, as the core sees it.
+
+Invariant: who asks through it hears of its question's end, and who works on an answer hears when
+the asker has gone.
+
+An asker lies in C, and has two sides that may end it: its own thread (its time is over), or the
+ring (it was closed). What is made for it here, when it is taken out of the ring, is a question like
+any other. Whoever settles that wakes the asker; and if the asker has gone before, the question
+counts as abandoned. The room that composes inlets is ``inlets``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeAlias, cast
+
+from .books import NOTHING, Books
+from .errors import Refusal, is_graceful
+from .inside import Inside
+from .question import Question
+from .request import Request, is_over
+from .source import Lane
+from .waiter import Waiter
+
+# What a raw item is; how an answer to it becomes bytes (None: it has to be bytes); and whether a
+# refusal of it is reported on the hub's side, because nobody else gets to see it.
+Unpacked: TypeAlias = "tuple[Any, Callable[[Any], bytes] | None, bool]"
+Unpack: TypeAlias = Callable[[Any], Unpacked]
+
+RAW: tuple[type[Any], ...] = (bytes, memoryview)  # what is no ``Ask``
+OK, REFUSED, UNANSWERED, RELEASED = 0, -5, -6, -7  # of dss_anyio.h
+
+
+class Bell(Protocol):
+    """``Bell`` in ``_native/module.c``: wakes one hub for all of its inlets."""
+
+    failures: int
+    gone: int
+
+    def arm(self) -> None: ...
+    def open(self) -> int: ...
+    def connect(self, place: int, fd: int) -> None: ...
+    def clear(self, fd: int) -> None: ...
+    def close(self) -> None: ...
+
+
+class Ask(Protocol):
+    """``Ask`` in ``_native/items.c``: a thread that waits for an answer in C."""
+
+    data: bytes
+    decodes: bool
+    waits: bool
+    gone: bool
+    left: float | None
+
+    def decode(self) -> bytes | None: ...
+
+    def settle(self, status: int, answer: bytes) -> bool: ...
+
+
+class Ring(Protocol):
+    """``Ring`` in ``_native/module.c``: the queue."""
+
+    address: int
+    capsule: Any
+
+    def receive(self) -> bytes | None: ...
+    def take(self) -> Any: ...
+    def drain(self, most: int) -> tuple[list[Any], int]: ...
+    def count(self) -> int: ...
+    def counts(self) -> tuple[int, int, int]: ...
+    def close(self, graceful: bool) -> None: ...
+    def blocked(self) -> list[tuple[str, float, int]]: ...
+
+
+class Inlet(Waiter):
+    """One native sender, as the core sees it."""
+
+    __slots__ = ("_books", "_inside", "as_it_is", "asked", "closed", "ring", "taking", "unpack")
+
+    def __init__(
+        self, lane: Lane, ring: Ring, unpack: Unpack | None, books: Books, inside: Inside
+    ) -> None:
+        super().__init__(lane, "native_sender", _nobody)
+        self.ring: Ring = ring
+        self.unpack: Unpack | None = unpack
+        # Is what is in the ring the item, unless it asks or is delivered?
+        self.as_it_is: bool = unpack is None and lane.source.decode is None
+        self.asked: dict[Ask, Question] = {}  # the questions that are not settled
+        self.closed: bool = False  # does the ring accept nothing any more?
+        # May who receives have in hand what has left the ring and is not in ``asked`` yet? Written
+        # by who receives, who puts back what was there before: a ``decode`` may receive, too. (If
+        # Ctrl-C leaves it True, we stay inside until the hub ends, which does no harm.)
+        self.taking: bool = False
+        self._books = books
+        self._inside = inside
+
+    # -- the end: from any thread ------------------------------------------------------------------
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Its portal or the hub was closed. After a graceful close, what was accepted goes on."""
+        graceful = is_graceful(refusal)
+        self.ring.close(graceful)
+        self.closed = True
+        if graceful:
+            self.leave_if_done()
+            return
+        # Those who ask were released by the ring; now those who work on an answer are told.
+        for question in list(self.asked.values()):
+            question.settle("released", refusal)
+        self._inside.leave(self)
+
+    def leave_if_done(self) -> None:
+        """After a graceful close, and once it is empty, there is nothing left to be told of.
+
+        From any thread. Who leaves too early hears of no later end, and what asks would wait for
+        ever. So it is not enough that the lane refuses: before the ring is closed, something may
+        come into it. After that, what asks moves from the ring into the hand of who receives, and
+        from there into ``asked``; each time it is there before it is no longer here. We look in the
+        order in which it moves, so what has left one place before we look there is found in a
+        later one, unless it is settled. Who receives looks again when its hand is empty.
+        """
+        if self.closed and not self.ring.count() and not self.taking and not self.asked:
+            self._inside.leave(self)
+
+    # -- what comes out of the ring: in the thread that receives or hands back ---------------------
+
+    def take(self) -> Any:
+        """Take out the oldest item, or request; NOTHING if there is none."""
+        before, self.taking = self.taking, True
+        try:
+            while True:
+                taken = self.ring.take()
+                if taken is None:
+                    break
+                item = self.open(taken)
+                if item is not NOTHING:
+                    return item
+        finally:
+            self.taking = before
+        self.leave_if_done()
+        return NOTHING
+
+    def open(self, taken: Any) -> Any:
+        """The item of what was *taken* out of the ring: itself, or a request.
+
+        NOTHING if there is none to receive: nobody waits for an answer any more, or the library has
+        done everything in its decode. Then its fate is in the books.
+        """
+        if isinstance(taken, RAW):
+            return taken if self.unpack is None else self._unpacked(taken)[0]
+        asks = hasattr(taken, "waits")
+        if not asks or taken.decodes:
+            try:
+                data = taken.decode()
+            except RuntimeError as exc:
+                self._books.report(self.lane.source, exc)
+                self._books.count_undelivered(self.lane.source)
+                return NOTHING
+            if data is None:
+                self._count_without_item(asks and taken.gone)
+                return NOTHING
+            if not asks:
+                return data
+            item: Any = self._request(taken, data)
+        else:
+            item = self._request(taken, taken.data)
+        if is_over(item):
+            self._books.undeliver(self.lane.source, item)
+            return NOTHING
+        return item
+
+    def _count_without_item(self, gone: bool) -> None:
+        """The library has done everything in its decode; or the asker has *gone* before."""
+        if gone:
+            self._books.count_undelivered(self.lane.source)
+        else:
+            self.lane.source.account.received += 1
+            self._books.received += 1
+
+    def hand_back(self, taken: Any) -> None:
+        """Nobody will receive what was *taken* out of the ring."""
+        if isinstance(taken, RAW):
+            item = taken if self.unpack is None else self._unpacked(taken)[0]
+            self._books.undeliver(self.lane.source, item)
+            return
+        # The library's own function hears of it when *taken* is destroyed. What asks is not decoded
+        # any more, but counted like every question.
+        if hasattr(taken, "waits"):
+            self._question(taken, None, False).settle("released", self.lane.refusal)
+        self._books.count_undelivered(self.lane.source)
+
+    def _unpacked(self, raw: Any) -> Unpacked:
+        if self.unpack is not None:
+            try:
+                return self.unpack(raw)
+            except Exception as exc:
+                self._books.report(self.lane.source, exc)
+        return raw, None, False
+
+    def _request(self, ask: Ask, data: bytes) -> Request[Any]:
+        item, encode, report = self._unpacked(data)
+        return Request(self._question(ask, encode, report), item)
+
+    def _question(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> Question:
+        """The question of *ask*; it is settled if nobody waits for its answer any more."""
+        question = Question(
+            self.lane,
+            "dss_ask",
+            partial(self._tell, ask, encode, report),
+            ask.left,
+            self._books.requests_of(self.lane.source),
+        )
+        # It is entered, and *then* we look whether it still has an asker. Who closes the lane
+        # releases all askers, and *then* copies the questions.
+        self.asked[ask] = question
+        refusal = self.lane.refusal
+        if refusal is not None and not is_graceful(refusal):
+            question.settle("released", refusal)  # also one that was being decoded just then
+        elif not ask.waits:
+            self._give_up(ask)
+        return question
+
+    def _tell(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> bool:
+        """The question was settled: wake its asker. False if that has gone."""
+        question = self.asked.pop(ask, None)
+        if question is None or question.outcome is None:
+            return False
+        ending, value = question.outcome
+        if ending == "released":
+            ask.settle(RELEASED, b"")
+            return True  # it was released by the ring already
+        status, answer = UNANSWERED, b""
+        if ending == "answered":
+            try:
+                status, answer = OK, _as_bytes(value) if encode is None else encode(value)
+            except Exception as exc:  # a wrong answer is an error on our side
+                self._books.report(self.lane.source, exc)
+                status, answer = REFUSED, _text_of(exc)
+        elif ending == "refused":
+            status, answer = REFUSED, _text_of(value)
+            if report:
+                self._books.report(self.lane.source, value)
+        there = ask.settle(status, answer)
+        self.leave_if_done()
+        return there
+
+    def _give_up(self, ask: Ask) -> None:
+        question = self.asked.pop(ask, None)
+        if question is not None:
+            question.settle("abandoned")
+            self.leave_if_done()
+
+    def tell_gone(self) -> None:
+        """Have the work on those questions cancelled whose askers have given up."""
+        for ask in list(self.asked):
+            if not ask.waits:
+                self._give_up(ask)
+
+
+def _as_bytes(value: object) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(cast("bytes", value))
+    raise TypeError(f"the answer to dss_ask must be bytes, or None for no bytes, not {value!r}")
+
+
+def _text_of(exc: BaseException) -> bytes:
+    try:
+        return f"{type(exc).__name__}: {exc}".encode(errors="replace")
+    except Exception:
+        return type(exc).__name__.encode(errors="replace")
+
+
+def _nobody() -> None:
+    pass

@@ -1,0 +1,229 @@
+"""Inlets: the queues of threads that never enter Python, beside the line.
+
+Invariant: what an inlet has accepted is received or handed back, once, as an item of the line is.
+
+The queue itself, its bell and those who wait in it are written in C (``_native``; its ``Ring`` and
+``Bell`` are passed in here, this room imports nothing of it). An inlet belongs to the lane of the
+portal that it was made from. It stands inside that lane as one who waits, for all the threads that
+wait in C. So each end of the lane reaches it, in the same way and at the same time as the others,
+and the argument is that of ``inside``: it enters, and *then* reads whether the lane refuses.
+
+An inlet leaves ``inside`` as soon as it has released the threads that wait in C, and told those who
+work on their answers. So nobody who ends the hub or a source waits until these threads have
+returned (step 4 in ``_ending/order``): none of them needs the GIL for that.
+
+Items stay in the ring until they are received, so its bound is exact. Between line and inlets the
+receiver takes turns; there is no order between them.
+
+Nothing that is put can come after the close of a ring, so nobody has to sweep again: see "accepted
+means claimed before the close" in ``_native/ring.c``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .books import NOTHING, Books
+from .errors import NotCopied
+from .inlet import Bell, Inlet, Ring, Unpack
+from .inside import Inside
+from .line import Beside, Line
+from .source import Lane, Source
+
+
+class Inlets(NotCopied):
+    """All inlets of one hub."""
+
+    __slots__ = (
+        "_books",
+        "_gone",
+        "_next",
+        "_past",
+        "_turn",
+        "all",
+        "bell",
+        "docked",
+        "fd",
+        "inside",
+        "watch",
+    )
+
+    def __init__(self, bell: Bell, fd: int, books: Books, inside: Inside) -> None:
+        self.bell: Bell = bell
+        self.fd: int = fd  # what the event loop watches, which is readable after a ring
+        # Is everything done that has the receiver look at us? Written last of all; until then, each
+        # thread that wants to add an inlet does it all again.
+        self.docked: bool = False
+        self.all: dict[Inlet, object] = {}  # each with a key of its own, for ``_past``
+        self.inside: Inside = inside
+        self.watch: Callable[[], object] | None = None  # ends what the event loop does for us
+        self._books = books
+        self._gone = 0
+        self._turn = False
+        self._next = 0
+        # What those have dropped that are no more: name, dropped, late.
+        self._past: dict[object, tuple[str | None, int, int]] = {}
+
+    def add(self, lane: Lane, ring: Ring, unpack: Unpack | None, line: Line) -> Inlet:
+        """Enter an inlet for *lane*. Raises if that was closed."""
+        inlet = Inlet(lane, ring, unpack, self._books, self.inside)
+        self._forget_those_that_ended()
+        refusal = self.inside.enter(inlet)
+        if refusal is not None:
+            inlet.refuse(refusal)
+            raise refusal(inlet.lane)
+        # Only now: who forgets those that ended would take it for one of them before. Nobody can
+        # send through it yet, so nothing is left in it if its lane is closed in between.
+        self.all[inlet] = object()
+        line.beside = Beside()
+        if len(self.all) == 1 and inlet.as_it_is:
+            line.beside = Beside(ring.receive, lane.source.account)
+            # Another thread may add an inlet meanwhile: it enters that, and *then* writes one that
+            # has an iteration look closer. We have written ours, and *then* count once more (a copy
+            # is a step on the dict). Either we find two; or it enters after that, and writes last.
+            if len(self.all.copy()) != 1:
+                line.beside = Beside()
+        return inlet
+
+    def _forget_those_that_ended(self) -> None:
+        for inlet, key in list(self.all.items()):
+            if inlet in self.inside.waiters or inlet.ring.count() or inlet.asked:
+                continue
+            _, dropped, late = inlet.ring.counts()
+            if dropped or late:
+                # First here, then out there: see ``counts``. Two threads enter the same.
+                self._past[key] = (inlet.lane.source.name, dropped, late)
+            self.all.pop(inlet, None)
+
+    # -- looking: before the receiver sleeps -------------------------------------------------------
+
+    def arm(self) -> None:
+        """Have the next item wake the receiver. In its thread, with the bell; then it looks."""
+        self.bell.arm()
+
+    def waiting(self) -> int:
+        """How many items are in the rings. From any thread."""
+        return sum([inlet.ring.count() for inlet in list(self.all)])
+
+    def tell_gone(self) -> None:
+        """In the hub's thread, when it was woken: has an asker given up?"""
+        gone = self.bell.gone
+        if gone != self._gone:
+            self._gone = gone
+            for inlet in list(self.all):
+                inlet.tell_gone()
+
+    # -- taking: in the receiving thread -----------------------------------------------------------
+
+    def take(self, others_wait: bool) -> tuple[Source, Any] | None:
+        """Take the oldest item of one ring; None if there is none, or the line has its turn."""
+        if others_wait:
+            self._turn = not self._turn
+            if self._turn:
+                return None
+        for inlet in self._in_turn():
+            item = inlet.take()
+            if item is not NOTHING:
+                return inlet.lane.source, item
+        return None
+
+    def receive_one(self) -> Any:
+        """For an iteration. NOTHING if there is none, or if nobody is to have what there was."""
+        taken = self.take(False)
+        if taken is None:
+            return NOTHING
+        received, item = self._books.receive(*taken)
+        return item if received else NOTHING
+
+    def _in_turn(self) -> list[Inlet]:
+        """All of them; each call begins with another one."""
+        order = list(self.all)
+        if len(order) > 1:
+            self._next = (self._next + 1) % len(order)
+            order = order[self._next :] + order[: self._next]
+        return order
+
+    def take_many(self, most: int | None, others_wait: bool) -> list[Any]:
+        """Receive what is there now, at most *most*; about half of that if others wait as well."""
+        if most is not None and others_wait:
+            # One half for all inlets together, however many there are. Of an odd number, the one
+            # that is left over is theirs every other time; so is a single one.
+            self._turn = not self._turn
+            most = (most + self._turn) // 2
+            if not most:
+                return []  # before it is another one's turn to be first
+        batch: list[Any] = []
+        for inlet in self._in_turn():
+            there = inlet.ring.count()
+            if most is not None:
+                there = min(there, most - len(batch))
+            if there:
+                batch += self._drain(inlet, there)
+            if inlet.closed:
+                inlet.leave_if_done()
+        return batch
+
+    def _drain(self, inlet: Inlet, most: int) -> list[Any]:
+        before, inlet.taking = inlet.taking, True  # see ``Inlet.leave_if_done``
+        try:
+            return self._receive_many(inlet, most)
+        finally:
+            inlet.taking = before
+
+    def _receive_many(self, inlet: Inlet, most: int) -> list[Any]:
+        source = inlet.lane.source
+        items, special = inlet.ring.drain(most)
+        if not special and inlet.as_it_is:
+            source.account.received += len(items)
+            self._books.received += len(items)
+            return items
+        opened: list[tuple[Source, Any]] = []
+        for taken in items:
+            item = inlet.open(taken)
+            if item is not NOTHING:
+                opened.append((source, item))
+        return self._books.receive_all(opened)
+
+    # -- handing back: from any thread -------------------------------------------------------------
+
+    def hand_back(self, lane: Lane | None) -> None:
+        """Hand back what is queued in the rings of *lane*; of all lanes, if that is None.
+
+        They are closed, so nothing comes after it.
+        """
+        for inlet in list(self.all):
+            if lane is not None and inlet.lane is not lane:
+                continue
+            while True:
+                taken = inlet.ring.take()
+                if taken is None:
+                    break
+                inlet.hand_back(taken)
+
+    def clear(self) -> None:
+        """The hub has ended: see ``Mailbox.lend``. From any thread; never waits."""
+        self.hand_back(None)
+        watch, self.watch = self.watch, None
+        if watch is not None:
+            watch()
+
+    # -- statistics: from any thread ---------------------------------------------------------------
+
+    def counts(self) -> dict[str | None, tuple[int, int, int]]:
+        """How many items of each source are queued, were dropped, and came late.
+
+        Each inlet is in one of two lists. It is entered in the second before it is taken out of the
+        first, and we copy the first one first: so we find it. If it is in both, it counts once.
+        """
+        there = self.all.copy()
+        past = self._past.copy()
+        rows = [(inlet.lane.source.name, inlet.ring.counts()) for inlet in there]
+        for key in past.keys() - set(there.values()):
+            name, dropped, late = past[key]
+            rows.append((name, (0, dropped, late)))
+        found: dict[str | None, tuple[int, int, int]] = {}
+        for name, (queued, dropped, late) in rows:
+            before = found.get(name, (0, 0, 0))
+            found[name] = before[0] + queued, before[1] + dropped, before[2] + late
+        return found

@@ -1,0 +1,169 @@
+"""The closures that put an item: what ``send``, ``send_nowait``, ``offer`` and callbacks are.
+
+Each does what ``Places.put`` does, with everything in cells of its own. On the usual path it calls
+no other function of this library: that would be half of what an item costs. The argument is the
+same, step by step: first a place, then the item, then the look into the bell.
+
+The body stands here twice, once for our own methods and once for callbacks. A library may call with
+anything, and a function that accepts any keyword takes a quarter longer for each call; our own
+methods need not pay that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from .errors import RAISE
+from .mailbox import Mailbox
+from .source import Lane
+from .steps import OUT_OF_MEANS
+
+ABSENT: Final[Any] = object()  # stands for an argument that was not given
+
+
+def make_sender(
+    mailbox: Mailbox,
+    lane: Lane,
+    otherwise: Callable[[Mailbox, Lane, Any, Any, float | None], Any],
+    accepted: object = None,
+    failed: object = RAISE,
+) -> Callable[..., Any]:
+    """Return a function that puts an item through *lane*, and returns *accepted*.
+
+    In every other case it returns what *otherwise* does with the item: if the lane is closed, if
+    there is no place, or if there are other arguments. After an error before the item was accepted
+    (out of memory, or of stack) it returns *failed*.
+    """
+    # Few cells: each of them takes its time when a sender is made, and again when it is destroyed.
+    own, free = lane.items, lane.places.free
+    if type(own) is dict:
+        return _make_slow_sender(mailbox, lane, otherwise, accepted, failed)
+    append, armed = mailbox.line.entries.append, mailbox.bell.armed
+    take_place = None if free is None else free.pop
+
+    # CPython 3.11 and later have a quick way to call a function, unless it has parameters for
+    # keywords only: then each call takes 50 ns longer. So *timeout* is not one of these, and
+    # *misplaced* gets an argument that somebody gives by position.
+    def send(item: Any, misplaced: Any = ABSENT, timeout: float | None = None) -> Any:
+        if timeout is not None or misplaced is not ABSENT:
+            return otherwise(mailbox, lane, item, misplaced, timeout)
+        try:
+            if lane.refusal is not None:
+                return otherwise(mailbox, lane, item, ABSENT, None)
+            if take_place is not None:
+                try:
+                    take_place()
+                except IndexError:
+                    return otherwise(mailbox, lane, item, ABSENT, None)
+            try:
+                if own is None:  # see ``Line.put``
+                    append(item)
+                else:
+                    own.append(item)
+                    try:
+                        append(lane)
+                    except MemoryError:
+                        mailbox.line.take_out(own, item)
+                        raise
+                if armed:  # see ``Bell.ring``
+                    ring = armed.pop(None, None)
+                    if ring is not None:
+                        try:
+                            ring(mailbox.bell)
+                        except OUT_OF_MEANS:
+                            armed[None] = ring
+            except BaseException as exc:
+                lane.places.mishap(lane, exc)
+                raise
+        except Exception:
+            if failed is RAISE:
+                raise
+            return failed
+        return accepted
+
+    return send
+
+
+def _make_slow_sender(
+    mailbox: Mailbox,
+    lane: Lane,
+    otherwise: Callable[[Mailbox, Lane, Any, Any, float | None], Any],
+    accepted: object,
+    failed: object,
+) -> Callable[..., Any]:
+    """The same for a lane whose items need tickets: see ``policies.DropOldest``. No item waits."""
+    put = lane.places.put
+
+    def send(item: Any, misplaced: Any = ABSENT, timeout: float | None = None) -> Any:
+        if timeout is not None or misplaced is not ABSENT or lane.refusal is not None:
+            return otherwise(mailbox, lane, item, misplaced, timeout)
+        try:
+            put(lane, item)
+        except Exception:
+            if failed is RAISE:
+                raise
+            return failed
+        return accepted
+
+    return send
+
+
+def make_callback(
+    mailbox: Mailbox,
+    lane: Lane,
+    pack: Callable[[tuple[Any, ...], dict[str, Any]], Any],
+    otherwise: Callable[[Any], object],
+    failed: Callable[[BaseException], object],
+    returns: object = None,
+) -> Callable[..., Any]:
+    """Return a function for a library: it puts an item through *lane*, and returns *returns*.
+
+    It never raises. Its one argument is the item; without an argument that is an empty tuple, and
+    of others *pack* makes the item. *otherwise* gets the item if there is no place, *failed* gets
+    each exception. If the lane is closed, the call is counted as late.
+    """
+    # Few cells: each of them takes its time when a sender is made, and again when it is destroyed.
+    own, free = lane.items, lane.places.free
+    append, armed = mailbox.line.entries.append, mailbox.bell.armed
+    take_place = None if free is None else free.pop
+    late = mailbox.books.counts["late"]
+
+    def callback(item: Any = (), *more: Any, **named: Any) -> Any:
+        if lane.refusal is not None:
+            late.add_one()
+            return returns
+        try:
+            if more or named:
+                item = pack((item, *more), named)
+            if take_place is not None:
+                try:
+                    take_place()
+                except IndexError:
+                    otherwise(item)
+                    return returns
+            try:
+                if own is None:
+                    append(item)
+                else:
+                    own.append(item)
+                    try:
+                        append(lane)
+                    except MemoryError:
+                        mailbox.line.take_out(own, item)
+                        raise
+                if armed:
+                    ring = armed.pop(None, None)
+                    if ring is not None:
+                        try:
+                            ring(mailbox.bell)
+                        except OUT_OF_MEANS:
+                            armed[None] = ring
+            except BaseException as exc:
+                lane.places.mishap(lane, exc)
+                raise
+        except BaseException as exc:
+            failed(exc)
+        return returns
+
+    return callback

@@ -1,0 +1,1 @@
+"""The order of the end, and every end that runs no ``finally``."""

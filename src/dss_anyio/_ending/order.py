@@ -1,0 +1,245 @@
+"""How a hub or a source ends, once it accepts nothing new and nobody is blocked in it any more.
+
+The order, for a whole hub and in the same way for one source alone:
+
+1. refuse new items                                  } ``Mailbox.end``, or ``Registry.release`` for
+2. release everybody who is blocked                  } a source: at once, in the thread that ends it
+3. cancel the hub's tasks                            ``Hub.__aexit__``, for an async hub
+4. wait until the released calls have left           } this file. It blocks, so it runs in a worker
+5. run each source's ``stop``, newest source first;  } thread for an async hub, and in the caller's
+   wait for those that are being ended alone         } thread for a polled one
+6. hand back what was not delivered                  }
+
+Why 2 comes before 5: most ``stop`` functions join the very thread that is blocked in the hub.
+Why 4 comes before 5: some ``stop`` functions hold the GIL while they join their thread. A callback
+that was released, but has not returned yet, needs the GIL to return.
+Why 6 comes last: until its ``stop`` has returned, a library may use what it has sent.
+
+A ``stop`` that is a coroutine function is called in 5 like any other. Its coroutine then runs in
+the hub's event loop, and our thread waits for it (see ``errand``).
+
+The ends that do not pass through ``close`` or ``__aexit__`` are in ``ways_out``.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from contextvars import Context
+from inspect import iscoroutine
+from typing import NamedTuple, cast
+
+from .._core.errors import hub_gone, name_of, named, note
+from .._core.mailbox import Mailbox
+from .._core.reports import OnError, tell
+from .._core.source import Source
+from .._loops.slices import join, wait_for
+from .._loops.worker import start_daemon
+from .errand import GRACE, Errand
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
+
+_logger = logging.getLogger("dss_anyio")
+
+LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need microseconds
+
+
+class Trouble(NamedTuple):
+    """An error that has come up at the end, of whichever source."""
+
+    source: str | None
+    exc: BaseException
+
+
+class Ending(NamedTuple):
+    """One thread's run of steps 4 to 6 for a hub; others may wait for it."""
+
+    done: threading.Event  # it is complete, or was cut short
+    deadline: float  # by when it should be, in ``time.monotonic()``
+
+
+def release_all(mailbox: Mailbox) -> BaseException | None:
+    """Steps 1 and 2 for a whole hub, completed even if Ctrl-C strikes in the middle.
+
+    Returns the exception that has struck, or that a callback of a future has raised: the caller
+    goes on to end the hub, and raises it in the end.
+    """
+    try:
+        mailbox.end(hub_gone)
+    except BaseException as exc:
+        try:
+            mailbox.end(hub_gone)  # waiters that were refused already are passed over
+        except BaseException:
+            pass  # the second of two; the first one leaves
+        return exc
+    return None
+
+
+def end_sources(
+    mailbox: Mailbox,
+    context: Context | None = None,
+    errors: list[Trouble] | None = None,
+) -> list[Trouble]:
+    """Steps 4 to 6 for a whole hub. Blocks; returns the errors of the callbacks.
+
+    They are added to *errors*, so that none is lost if Ctrl-C cuts this short.
+
+    Only the first caller does anything. A second one must not hand back what a library may still
+    use, and must not wait either: the first may be waiting for a ``stop`` that has called us.
+    Coroutines see *context*.
+    """
+    timeouts = sum(source.stop_timeout for source in list(mailbox.registry.sources.values()))
+    ending = Ending(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + timeouts)
+    errors = [] if errors is None else errors
+    try:
+        if not mailbox.ending.decide(ending):
+            return []
+        mailbox.inside.wait_until_left(None, LEAVE_TIMEOUT)
+        _stop_newest_first(mailbox, context, errors)
+        # Sources whose ``open_source`` block is being left. It enters them here before it retires
+        # them, so each source was either found above or is found here.
+        for source, stopped in list(mailbox.registry.stopping.items()):
+            wait_for(stopped, 2 * source.stop_timeout + LEAVE_TIMEOUT)
+        mailbox.sweep()
+    finally:
+        if not mailbox.swept and mailbox.ending.decision is ending:
+            mailbox.ending.pop(None)  # Ctrl-C has cut it short; the next caller completes it
+        ending.done.set()
+    return errors
+
+
+def _stop_newest_first(mailbox: Mailbox, context: Context | None, errors: list[Trouble]) -> None:
+    """Step 5 for the sources that nobody ends alone.
+
+    A function of its own, as ``Inside._look_until_left`` is, because of CPython 3.12 to 3.14. If a
+    condition in a ``while`` loop inside of a ``try`` jumps back to the loop's head, that jump is
+    not in the ``try`` (python/cpython#130279). CPython looks for signals at just that jump. If a
+    handler raises there (Ctrl-C), no ``finally`` and no ``except`` of this function sees it. The
+    caller's do, as they see every exception of a call.
+    """
+    while True:
+        try:
+            _, source = mailbox.registry.sources.popitem()  # the newest one
+        except KeyError:
+            break
+        if source.retire("hub"):
+            stop(mailbox, source, context, errors)
+
+
+def end_source(mailbox: Mailbox, source: Source, context: Context | None = None) -> list[Trouble]:
+    """Steps 4 to 6 for *source* alone, after ``Registry.release``. Blocks; returns the errors."""
+    mailbox.inside.wait_until_left(source, LEAVE_TIMEOUT)
+    errors: list[Trouble] = []
+    stop(mailbox, source, context, errors)
+    for lane in mailbox.registry.lanes_of(source):
+        mailbox.take_back(lane)
+    return errors
+
+
+def together(
+    mailbox: Mailbox, on_error: OnError | None, first: BaseException | None, errors: list[Trouble]
+) -> BaseException:
+    """One exception for *errors* at the end of a hub or source, which came up after *first*."""
+    if isinstance(first, (KeyboardInterrupt, SystemExit)):
+        for source, exc in errors:
+            try:
+                tell(on_error, exc, source, mailbox.books)
+            except (KeyboardInterrupt, SystemExit):
+                pass  # as this does
+        return first  # somebody wants to leave; that is not wrapped
+    if isinstance(first, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", first)
+        before = list(group.exceptions)
+    else:
+        before = [] if first is None else [first]
+    return BaseExceptionGroup(
+        f"errors at the end of {name_of(mailbox.books)}",
+        [*before, *(each.exc for each in errors)],
+    )
+
+
+def leaving(
+    mailbox: Mailbox,
+    on_error: OnError | None,
+    struck: BaseException,
+    first: BaseException | None,
+    errors: list[Trouble],
+) -> BaseException:
+    """The same, if a callback of the user's, or Ctrl-C, has raised *struck* during the end."""
+    if isinstance(struck, (KeyboardInterrupt, SystemExit)):
+        if not isinstance(first, (KeyboardInterrupt, SystemExit)):  # it leaves once
+            first = struck
+    else:
+        errors = [Trouble(None, struck), *errors]
+    return together(mailbox, on_error, first, errors)
+
+
+def stop(mailbox: Mailbox, source: Source, context: Context | None, errors: list[Trouble]) -> None:
+    """Run the source's ``stop`` in a thread of its own; wait for it within its time limit."""
+    source.ended = True
+    source.portal = None
+    func = source.take_stop()
+    if func is None:
+        return
+    finished: list[BaseException | None] = []
+    deadline = time.monotonic() + source.stop_timeout
+    errand = errand_to_stop(mailbox, source, context)
+
+    def run() -> None:
+        try:
+            result = func()
+            if iscoroutine(result):
+                errand.run(result, max(0.0, deadline - time.monotonic()))
+        except BaseException as exc:
+            finished.append(exc)
+        else:
+            finished.append(None)
+
+    thread = start_daemon(run, f"dss_anyio: stopping {source.name}")
+    if thread.ident is not None:
+        join(thread, source.stop_timeout)
+        if not finished and errand.sent:
+            join(thread, 2 * GRACE)  # it is being cancelled, and the thread says how that ends
+    if not finished:
+        error: BaseException = TimeoutError(
+            f"stopping {named(source.name, mailbox.books)} takes longer than "
+            f"{source.stop_timeout} s; {_what_it_waits_for(thread)}; it goes on in thread "
+            f"{thread.name!r}, which does not keep Python from exiting"
+        )
+    elif finished[0] is not None:
+        error = finished[0]
+        note(error, f"in stop of {named(source.name, mailbox.books)}")
+    else:
+        return
+    errors.append(Trouble(source.name, error))
+
+
+def errand_to_stop(mailbox: Mailbox, source: Source, context: Context | None) -> Errand:
+    """What runs the coroutine if the ``stop`` of *source* returns one."""
+    return Errand(mailbox.home, context, f"stop of {named(source.name, mailbox.books)}")
+
+
+def tell_late(mailbox: Mailbox, trouble: Trouble) -> None:
+    """Log what went wrong at an end that nobody waits for. In any thread."""
+    source, exc = trouble
+    ended = named(source, mailbox.books)
+    _logger.error("error at the end of %s, which nobody waits for: %r", ended, exc, exc_info=exc)
+
+
+def _what_it_waits_for(thread: threading.Thread) -> str:
+    """Say where *thread* is and which threads it joins there, for a message about a hang."""
+    joined: list[str] = []
+    where: str | None = None  # the innermost frame that is not in the module threading
+    frame = sys._current_frames().get(thread.ident or 0)  # pyright: ignore[reportPrivateUsage]
+    while frame is not None:
+        code = frame.f_code
+        if code is threading.Thread.join.__code__:
+            joined.append(repr(frame.f_locals["self"].name))
+        if where is None and code.co_filename != threading.__file__:
+            where = f"it is in {code.co_name}, {code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    waits_for = f", and waits for the thread {', '.join(joined)}" if joined else ""
+    return f"{where}{waits_for}"

@@ -1,0 +1,258 @@
+"""Every end of a hub that runs no ``finally``, in one list.
+
+Usually ``close()`` or the end of a ``with`` block ends a hub. Sometimes Python runs neither:
+
+1. **The event loop was closed** while the hub's task was suspended: ``abandon_those_in``. Runs in
+   the thread that closes the loop, inside ``loop.close()`` (see the witness in
+   ``_loops/on_asyncio``), or when the loop is destroyed. It may not await,
+   block or raise.
+2. **The hub is garbage**, or its coroutine is being destroyed: ``abandon``. Runs in any thread,
+   between any two bytecodes, as a destructor. It may not block, take a lock or raise.
+3. **Python exits**: ``_at_exit``. Runs in the main thread, before Python joins any thread, be it a
+   thread of an executor. It may block, for as long as the time limits of the ``stop`` functions
+   allow. It may not end a hub whose own thread Python is about to join: for those that such a
+   thread leaves behind, ``_outlive`` runs in a thread of its own, after that one.
+4. **The process was forked**: ``_after_fork_in_child``. Runs in the only thread of the child,
+   before ``os.fork`` returns there. The other threads, the loop, its sockets and the libraries are
+   the parent's: it may not call, wake, stop or hand back anything.
+
+A process that is killed, or calls ``os._exit``, runs nothing.
+
+All of them begin with ``Mailbox.end``, which refuses and releases at once (in a forked child with
+``Mailbox.forget``). 1 and 2 leave the rest of the order to a daemon thread, because that blocks.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .._core.errors import other_process
+from .._core.mailbox import Mailbox
+from .._loops.slices import wait_for
+from .._loops.worker import start_daemon
+from .order import end_sources, release_all, tell_late
+
+# -- The open hubs of this process -----------------------------------------------------------------
+#
+# Both are changed and copied in single steps only, so destructors and other threads may use them at
+# any time.
+
+# A weak reference to each hub, and one to its mailbox. (A strong one would not do: a mailbox holds
+# items and callbacks, which may hold the hub, and then the hub would never be garbage.)
+_watched: dict[Callable[[], Any], Callable[[], Mailbox | None]] = {}
+_orphans: dict[Mailbox, object] = {}  # those that a daemon thread is ending for us
+
+
+# ``unwatch(watch(hub), None)`` takes the hub out again; a second call does nothing. The
+# thread that has ended a hub calls it.
+unwatch = _watched.pop
+
+
+def watch(hub: Any, mailbox: Mailbox) -> Callable[[], Any]:
+    """Enter *hub*, which was opened just now in this thread, so that each way out finds it.
+
+    Returns a weak reference to it.
+    """
+    watched = weakref.ref(hub)
+    _watched[watched] = weakref.ref(mailbox)
+    # Python may have begun to exit. It writes that down before it looks at the open hubs: so either
+    # it finds this one, or we read it.
+    if _exiting:
+        _guard(threading.current_thread())
+    return watched
+
+
+def open_hubs() -> list[Any]:
+    """The hubs of this process whose end is not complete, oldest first. From any thread."""
+    hubs: list[Any] = []
+    for watched in list(_watched):
+        hub, mailbox = watched(), _mailbox_of(watched)
+        if hub is not None and mailbox is not None and not mailbox.swept:
+            hubs.append(hub)
+    return hubs
+
+
+def _mailbox_of(
+    watched: Callable[[], Any],
+    # Python may have set a module's globals to None before it destroys the last hub.
+    _watched: dict[Callable[[], Any], Callable[[], Mailbox | None]] = _watched,
+) -> Mailbox | None:
+    found = _watched.get(watched)
+    return None if found is None else found()
+
+
+def _open_mailboxes(
+    _watched: dict[Callable[[], Any], Callable[[], Mailbox | None]] = _watched,  # as above
+    _orphans: dict[Mailbox, object] = _orphans,
+    _mailbox_of: Callable[[Callable[[], Any]], Mailbox | None] = _mailbox_of,
+) -> Iterator[Mailbox]:
+    for watched in list(_watched):
+        mailbox = _mailbox_of(watched)
+        if mailbox is not None:
+            yield mailbox
+    yield from list(_orphans)
+
+
+# -- 1. The event loop was closed ------------------------------------------------------------------
+
+
+def abandon_those_in(
+    loop: int,
+    _open_mailboxes: Callable[[], Iterator[Mailbox]] = _open_mailboxes,  # as above
+) -> None:
+    """End the hubs in the event loop *loop*, which was closed under them (``way.watch_loop``)."""
+    for mailbox in _open_mailboxes():
+        if mailbox.home.loop == loop:
+            abandon(mailbox)
+
+
+# -- 2. The hub is garbage -------------------------------------------------------------------------
+
+
+def abandon(mailbox: Mailbox) -> None:
+    """End *mailbox* where nothing may block. A daemon thread does what takes time."""
+    release_all(mailbox)  # what has struck has nobody to go to
+    if mailbox.home.way_in is not None:
+        mailbox.home.way_in.leave_loop_soon(mailbox.home)
+    if mailbox.refusal is other_process:
+        return
+    registry = mailbox.registry
+    if registry.sources or registry.stopping or mailbox.entries() or mailbox.ending:
+        mine = object()
+        if _orphans.setdefault(mailbox, mine) is mine:  # the first who comes
+            start_daemon(lambda: _end_orphan(mailbox), "dss_anyio: ending an abandoned hub")
+    else:
+        mailbox.sweep()
+
+
+def _end_orphan(mailbox: Mailbox) -> None:
+    try:
+        _see_to_the_end(mailbox)
+    finally:
+        _orphans.pop(mailbox, None)
+
+
+def _see_to_the_end(mailbox: Mailbox) -> None:
+    """Block until steps 4 to 6 are done, here or in the thread that has begun them."""
+    for trouble in end_sources(mailbox):
+        tell_late(mailbox, trouble)
+    ending = mailbox.ending.decision
+    if ending is not None:
+        wait_for(ending.done, ending.deadline - time.monotonic())
+
+
+# -- 3. Python exits -------------------------------------------------------------------------------
+
+_exiting: list[None] = []  # not empty from the moment at which Python begins to exit
+_guarded: dict[threading.Thread, object] = {}  # for whose end a thread of ours waits
+
+
+def _at_exit() -> None:
+    """End the hubs that the exiting main thread leaves behind.
+
+    Those are the hubs of the main thread itself, of daemon threads and of threads that have ended.
+    A hub in a thread that Python is about to join is left to its own ``with`` block; if that thread
+    ends without having ended its hub, a thread of ours does it then.
+    """
+    _exiting.append(None)  # before the look at the open hubs: see ``watch``
+    main = threading.main_thread()
+    _end_those_of(lambda home: home is None or home.daemon or home is main or not home.is_alive())
+
+
+def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
+    """End the hubs whose thread has *ended*, as the caller sees it; guard the threads of others."""
+    left_behind: list[Mailbox] = []
+    for mailbox in _open_mailboxes():
+        # Read once: another thread may poll the hub, and is its home then.
+        home = mailbox.home.thread
+        if ended(home):
+            release_all(mailbox)  # the program leaves already, whatever has struck
+            left_behind.append(mailbox)
+        elif home is not None:
+            _guard(home)
+    # Only after all of them have released everybody: a ``stop`` of one hub may join a thread that
+    # was blocked in another one.
+    for mailbox in left_behind:
+        _see_to_the_end(mailbox)
+
+
+def _guard(home: threading.Thread) -> None:
+    """When *home* has ended, end the hubs that it leaves behind, in a thread made for that.
+
+    It is no daemon, so Python joins it as well, after *home*; otherwise Python might cut it off
+    while it stops a library.
+    """
+    mine = object()
+    if home.daemon or home is threading.main_thread():  # Python joins neither
+        return
+    if _guarded.setdefault(home, mine) is not mine:
+        return
+    thread = threading.Thread(
+        target=_outlive, args=(home,), name=f"dss_anyio: waiting for {home.name}", daemon=False
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        # The system has no thread left; or it is CPython 3.12.0 or 3.12.1, which starts none while
+        # it exits. Then nobody sees to it that *home* leaves no hub behind.
+        _guarded.pop(home, None)
+
+
+def _outlive(home: threading.Thread) -> None:
+    home.join()
+    _guarded.pop(home, None)
+    # What daemons and the main thread have opened since ``_at_exit`` is in use.
+    main = threading.main_thread()
+    _end_those_of(lambda home: home is None or not (home.is_alive() or home is main))
+
+
+def _call_before_exit(func: Callable[[], object]) -> None:
+    """Have *func* called in the main thread when Python exits, before anything is joined.
+
+    ``atexit`` comes too late: Python has joined all threads by then. The functions that
+    ``threading._register_atexit`` knows are called newest first, and those of
+    ``concurrent.futures``, which join the threads of executors, may be newer than ours: that module
+    is often imported late (``loop.run_in_executor`` does so). A thread of an executor that waits
+    for a hub would be joined for ever. So *func* is called before all of them, by what calls them:
+    ``threading._shutdown``, which Python looks up in the module when it exits.
+    """
+    private: Any = threading
+    shutdown = getattr(private, "_shutdown", None)
+    if shutdown is None:  # a Python that works differently; better late than never
+        atexit.register(func)
+        return
+
+    def call_and_shut_down() -> None:
+        try:
+            func()
+        finally:
+            shutdown()
+
+    private._shutdown = call_and_shut_down
+
+
+_call_before_exit(_at_exit)
+# We may be imported by a thread that goes on while Python already waits for it.
+if getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive():
+    _exiting.append(None)
+
+
+# -- 4. The process was forked ---------------------------------------------------------------------
+
+
+def _after_fork_in_child() -> None:
+    for mailbox in _open_mailboxes():
+        mailbox.forget()
+    for entries in (_watched, _orphans, _exiting, _guarded):
+        entries.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,144 @@
+"""What a hub needs of its event loop, whichever it is: to be called from any thread, and to sleep.
+
+This file imports no backend. ``on_asyncio`` and ``on_trio`` have what is different in each; one of
+them is imported when the first hub is opened in such a loop. None of the three knows mailboxes and
+hubs.
+
+``call_soon``, wherever it comes from, may be called from any thread for ever; once the loop is
+gone, it raises RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, which is a
+RuntimeError).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from contextvars import Context
+from typing import Any, Protocol, TypeAlias, cast
+
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+CallSoon: TypeAlias = Callable[[Callable[[], Any]], object]
+WhenClosed: TypeAlias = Callable[[int], object]
+
+
+class Nap(Protocol):
+    """How one task sleeps, once, until a function that runs in its event loop wakes it."""
+
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+
+    def wake(self) -> None:
+        """Let the task go on soon. Does nothing if it does not sleep, or was cancelled."""
+
+    def wake_now(self) -> None:
+        """The same, and at once if this event loop can do that. To be called outside of tasks."""
+
+
+class Watch(Protocol):
+    """What an event loop does for one descriptor."""
+
+    def stop(self) -> object:
+        """Watch it no longer. From any thread, at any bytecode, also if the loop is closed."""
+
+
+class WayIn(Protocol):
+    """What a hub needs of the event loop that it lives in."""
+
+    @property
+    def make_nap(self) -> Callable[[], Nap]:
+        """A task of this loop calls it to sleep."""
+        ...
+
+    @property
+    def task_here(self) -> Callable[[], Any]:
+        """Return the task of this loop that runs here; None outside of tasks."""
+        ...
+
+    def is_here(self) -> bool:
+        """Does this loop run here, in this thread?"""
+        ...
+
+    @property
+    def name_loop(self) -> Callable[[], object]:
+        """Tell anyio in the current context, outside of any task, which event loop this is."""
+        ...
+
+    def watch(self, fd: int, arrived: Callable[[], object], left: Callable[[], object]) -> Watch:
+        """Call *arrived* whenever *fd* is readable; when that has ended, call *left*, once.
+
+        In the event loop. *arrived* must not raise.
+        """
+        ...
+
+    def close(self) -> object:
+        """Free what it uses. In the event loop. ``call_soon`` works all the same."""
+
+    def leave(self, task_group: TaskGroup) -> Awaitable[object]:
+        """Close it, and leave *task_group*, which has no tasks, after one turn of the loop."""
+        ...
+
+    def leave_loop(self, guest: object) -> object:
+        """The hub of *guest* has ended: leave nothing in the event loop. In the event loop."""
+
+    def leave_loop_soon(self, guest: object) -> object:
+        """The same, from any thread, at any bytecode, also if the event loop is closed."""
+
+    def start_alone(
+        self, func: Callable[[], Coroutine[Any, Any, None]], context: Context, name: str
+    ) -> object:
+        """Run *func* in a task that belongs to no task group. In the event loop.
+
+        *func* must not raise, except for a cancellation of its own task.
+        """
+
+
+Way: TypeAlias = "tuple[WayIn, CallSoon, int | None]"
+
+
+def native_loop() -> Any:
+    """The event loop that runs here: a loop of asyncio or uvloop, or the token of a trio run."""
+    return current_token().native_token
+
+
+def call_soon_here() -> CallSoon:
+    """Return a function that makes this event loop call another one soon, from any thread.
+
+    It is the loop's own: ``call_soon_threadsafe`` of asyncio and uvloop, ``run_sync_soon`` of
+    trio. Both take no lock that a signal handler could find taken, and are documented to be called
+    from foreign threads; what anyio puts on top of them is a round trip. The function that they
+    call must not raise: an exception there ends a whole trio run.
+    """
+    native = native_loop()
+    if _is_trio(native):
+        return cast("CallSoon", native.run_sync_soon)
+    return cast("CallSoon", native.call_soon_threadsafe)
+
+
+def way_into(task_group: TaskGroup, when_closed: WhenClosed, guest: object) -> Way:
+    """The way into this event loop for a hub that has just opened *task_group* in it.
+
+    *guest* is what it leaves with again (``WayIn.leave_loop``).
+
+    Returns the way in, ``call_soon``, and the number that *when_closed* will be called with if this
+    event loop is closed under the hub (None: that cannot happen).
+    """
+    kind = type(task_group)  # each backend of anyio has its own
+    way = _ways.get(kind)
+    if way is None:
+        if _is_trio(native_loop()):
+            from . import on_trio
+
+            way = on_trio.way_in
+        else:
+            from . import on_asyncio
+
+            way = on_asyncio.way_in
+        _ways[kind] = way
+    return way(task_group, when_closed, guest)
+
+
+_ways: dict[type[TaskGroup], Callable[[TaskGroup, WhenClosed, object], Way]] = {}
+
+
+def _is_trio(native: Any) -> bool:
+    return hasattr(native, "run_sync_soon")  # no event loop of asyncio has that

@@ -1,0 +1,114 @@
+"""Run what may block in a thread of its own, without the loop waiting for it longer than it wants.
+
+Why not ``anyio.to_thread``: its worker threads are no daemons on asyncio, so that one library whose
+``stop`` never returns would keep the whole process from ending; its limiter may be used up by the
+very threads that wait for the hub; and its shield holds back anyio's cancellation, but not a
+``task.cancel()``, ``asyncio.timeout`` or ``asyncio.wait_for``.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar, cast
+
+from anyio import CancelScope, Event, get_cancelled_exc_class
+
+from .slices import wait_for
+from .way import call_soon_here
+
+R = TypeVar("R")
+
+
+def start_daemon(
+    func: Callable[[], object], name: str, *, only_there: bool = False
+) -> threading.Thread:
+    """Call *func* in a new daemon thread; if there can be none, in this one.
+
+    Because Python is exiting (until 3.11 ``start`` does not say so, but waits for ever for a thread
+    that will never run), or because the system has none left: then, with *only_there*, RuntimeError
+    is raised.
+    """
+    thread = threading.Thread(target=func, name=name, daemon=True)
+    if sys.is_finalizing():
+        func()
+        return thread
+    try:
+        thread.start()
+    except RuntimeError:
+        if only_there:
+            raise
+        func()
+    return thread
+
+
+async def outlast(done: Event) -> BaseException | None:
+    """Wait until *done* is set; cancellation is deferred until then.
+
+    Returns the native asyncio cancellation, which no shield holds back, that came meanwhile:
+    the task that awaits this has to raise it in the end.
+    """
+    cancelled: BaseException | None = None
+    while not done.is_set():
+        try:
+            with CancelScope(shield=True):
+                await done.wait()
+        except get_cancelled_exc_class() as exc:
+            cancelled = exc
+    return cancelled
+
+
+class Worker(Generic[R]):
+    """*func* in a daemon thread, started at once, and its result in the event loop."""
+
+    def __init__(self, func: Callable[[], R], name: str, *, only_there: bool = False) -> None:
+        self._func = func
+        self._done = Event()
+        self._returned = threading.Event()
+        self._call_soon = call_soon_here()
+        self._result: R | None = None
+        self._error: BaseException | None = None
+        start_daemon(self._run, name, only_there=only_there)
+
+    def _run(self) -> None:
+        try:
+            self._result = self._func()
+        except BaseException as exc:
+            self._error = exc
+        try:
+            self._call_soon(self._done.set)
+        except RuntimeError:
+            pass  # the event loop was closed; nobody waits there
+        self._returned.set()  # after that call, which comes first in the event loop, too
+
+    @property
+    def done(self) -> bool:
+        """Has *func* returned or raised?"""
+        return self._done.is_set()
+
+    async def result(self) -> R:
+        """Wait for the result, or raise what *func* raised. Can be cancelled; *func* goes on."""
+        await self._done.wait()
+        return self.outcome()
+
+    async def outlast(self, at_most: float = math.inf) -> BaseException | None:
+        """Wait until *func* has returned, or *at_most* seconds; see :func:`outlast`.
+
+        They are seconds of real time, which *func* takes as well. A loop may have another clock:
+        one for tests jumps to the next deadline when all its tasks wait. So another thread measures
+        it.
+        """
+        if at_most == math.inf or self.done:
+            return await outlast(self._done)
+        clock = Worker(lambda: wait_for(self._returned, at_most), "dss_anyio: measuring time")
+        return await outlast(clock._done)
+
+    def outcome(self) -> R:
+        """What *func* has returned or raised; TimeoutError if it has not yet."""
+        if self._error is not None:
+            raise self._error
+        if not self._done.is_set():
+            raise TimeoutError
+        return cast("R", self._result)

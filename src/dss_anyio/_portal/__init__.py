@@ -1,0 +1,1 @@
+"""The sending face: what is given to other threads."""

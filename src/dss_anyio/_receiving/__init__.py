@@ -1,0 +1,1 @@
+"""How a receiver sleeps and wakes in an event loop."""
