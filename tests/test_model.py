@@ -35,6 +35,11 @@ CONFIGURATIONS = {
         "-DSENDERS=2 -DITEMS=1 -DKILLS=1",
         "-DSENDERS=2 -DITEMS=1 -DCLOSES=1",
     ],
+    "room": [
+        "-DSENDERS=2 -DITEMS=2",
+        "-DSENDERS=3 -DITEMS=1",
+        "-DSENDERS=2 -DITEMS=1 -DLIMIT=1 -DCLOSES=1",
+    ],
 }
 SETTINGS = {"SENDERS", "ITEMS", "CANCELS", "CLOSES", "PATIENT", "LIMIT", "KILLS"}
 
@@ -92,6 +97,14 @@ WITHOUT = {
         "TAKE_THE_FLAG_DOWN_FIRST": (1, STUCK),
         "CLAIM_AND_FILL_THEN": (1, STUCK),
         "CLOSE_WITH_THE_BIT_ALONE": (2, "taken == accepted"),
+    },
+    "room": {
+        "TRY_BEFORE_THE_NOTE": (0, STUCK),
+        "READ_THE_WORD_LAST": (0, STUCK),
+        "WANT_MANY_FOR_EVER": (0, STUCK),
+        "LEAVE_SILENTLY": (0, STUCK),
+        "LOOK_AT_THE_NOTE_FIRST": (0, STUCK),
+        "RELEASE_NOBODY": (2, STUCK),
     },
 }
 

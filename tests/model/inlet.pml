@@ -24,6 +24,7 @@
 
 byte slot[SLOTS];                    /* EMPTY, LAST, or the sender + 1 */
 byte tail = 0, head = 0;             /* where to look */
+byte seen = 0;                       /* "head_seen" */
 bool closing = false;                /* the close bit in the tail */
 byte flag = 1;                       /* odd while it is armed */
 bool readable = false;               /* the descriptor */
@@ -73,9 +74,15 @@ proctype Sender(byte me) {           /* dss_ring_put in ring.c */
         may_die();
         atomic { t = tail; if :: closing -> goto refused :: else fi };
 #ifndef WITHOUT_A_BOUND
-        h = head;                    /* after the tail */
+        h = seen;                    /* a head that somebody has read */
         if
-        :: t >= h + LIMIT -> (head != h || closing); goto again       /* waits for room, and tries again */
+        :: t >= h + LIMIT ->
+            h = head;                /* after the tail */
+            seen = h;
+            if
+            :: t >= h + LIMIT -> (head != h || closing); goto again   /* waits for room, and tries again */
+            :: else
+            fi
         :: else
         fi;
 #endif
