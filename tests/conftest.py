@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sized
 from importlib.metadata import version
 from typing import Any
 
@@ -90,6 +90,12 @@ def strike(thread: int, exc: type[BaseException], struck: threading.Event) -> fl
 def registered(hub: Any) -> list[str]:
     """The names of the registered sources. (Statistics tell of those that have ended, too.)"""
     return [name for name, each in hub.statistics().sources.items() if each.registered]
+
+
+def all_told(hub: Any, errors: Sized, number: int) -> None:
+    """Let a polled hub tell *number* errors. A turn of its telling may end after any of them."""
+    while len(errors) < number:
+        assert hub.poll() == []
 
 
 @pytest.fixture(autouse=True, scope="module")

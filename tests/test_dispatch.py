@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import pytest
+from conftest import all_told
 
 import dss_anyio as dss
 from dss_anyio.testing import threads, until
@@ -59,6 +60,7 @@ def test_the_error_of_a_plain_item_is_told_with_its_source_and_the_next_is_handl
         for portal, item in ((one, 1), (hub.portal, 2), (two, 3), (one, 0)):
             portal.send(item)
         assert hub.dispatch(handle) == 4
+        all_told(hub, told, 3)
         assert told == [("ValueError(1)", "one"), ("ValueError(2)", None), ("ValueError(3)", "two")]
         assert not select.select([hub], [], [], 0)[0]
     assert handled == [1, 2, 3, 0]

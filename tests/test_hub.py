@@ -1087,8 +1087,8 @@ async def test_what_cannot_be_decoded_is_passed_over_and_is_not_the_end_of_the_s
                 break
         assert received == [1, 2]
         assert handed_back == ["x", "y", "z"]
-        assert told == [("ValueError", "library")] * 3
         assert hub.statistics().sources["library"][:4] == (2, 0, 0, 3)
+    assert told == [("ValueError", "library")] * 3
 
 
 async def test_errors_of_hooks_go_to_on_error_in_the_hubs_thread() -> None:

@@ -19,7 +19,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from bytecodes import run_interrupted
-from conftest import registered
+from conftest import all_told, registered
 
 import dss_anyio as dss
 from dss_anyio._core.errors import hub_gone, portal_aborted, portal_closed
@@ -949,7 +949,7 @@ def test_what_decode_refuses_goes_back_and_the_rest_is_received(
     assert book.poll() == [12, 6]
     assert book.handed_back == [0, 0, 0]
     assert book.hub.statistics().undelivered == 3
-    book.poll()
+    all_told(book.hub, book.errors, 3)
     assert book.errors == [("ZeroDivisionError", "source")] * 3
     assert book.hub.statistics().errors == 3
 
@@ -1013,6 +1013,7 @@ def test_an_error_in_on_undelivered_concerns_the_hubs_side_only() -> None:
     assert calls == [1, 2, 3]
     assert errors == [], "not in the sending thread"
     assert hub.poll(1) == [0]
+    all_told(hub, errors, 3)
     assert errors == [
         ("ValueError(1)", "source"),
         ("SystemExit(2)", "source"),

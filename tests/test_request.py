@@ -27,7 +27,7 @@ import anyio.lowlevel
 import pytest
 from anyio import BrokenResourceError, ClosedResourceError, WouldBlock
 from bytecodes import run_interrupted
-from conftest import BACKENDS, strike
+from conftest import BACKENDS, all_told, strike
 from test_receiver import asleep
 
 import dss_anyio as dss
@@ -2039,7 +2039,7 @@ def test_a_pack_that_raises_is_reported_to_the_hub_and_nothing_is_asked(
     with pytest.raises(NoReplyError, match="nothing was asked"):
         elsewhere(without)
     assert len(library.hub) == 0
-    library.hub.poll()
+    all_told(library.hub, library.reports, 2)
     assert [(type(exc), source) for exc, source in library.reports] == [(error, "library")] * 2
     assert library.hub.statistics().errors == 2
     assert library.hub.statistics().requests == (0, 0, 0, 0, 0, 0)
