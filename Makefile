@@ -51,7 +51,7 @@ tox: $(VENV)/ready-dev
 		for version in $$(pyenv versions --bare | grep -E '^3\.1[0-9]'); do \
 			PATH="$$(pyenv prefix $$version)/bin:$$PATH"; \
 		done; \
-	fi; PATH="$$PATH:/opt/python3.13t/bin" $(RUN) -m tox run $(TOXARGS)
+	fi; PATH="$$PATH:/opt/python3.13t/bin" $(RUN) -m tox run-parallel --parallel 2 --parallel-no-spinner $(TOXARGS)
 
 newer:
 	tests/newer_pythons.sh tox -e 3.14,3.15 $(TOXARGS)

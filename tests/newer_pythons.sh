@@ -128,7 +128,7 @@ install)
     ;;
 tox)
     shift
-    within sh -c 'cd /dss_anyio && exec /opt/tox/bin/tox run --workdir /opt/tox/work "$@"' tox "$@"
+    within sh -c 'cd /dss_anyio && exec /opt/tox/bin/tox run-parallel --parallel 2 --parallel-no-spinner --workdir /opt/tox/work "$@"' tox "$@"
     ;;
 run)
     shift
