@@ -217,6 +217,12 @@ def test_python_exits_although_a_hub_in_a_daemon_thread_receives_all_the_time(lo
     assert left.released_python_threads()
 
 
+@pytest.mark.parametrize("run", range(3))
+@pytest.mark.parametrize("loop", LOOPS)
+def test_python_exits_although_hubs_come_and_go_in_daemon_threads(loop: str, run: int) -> None:
+    check(leave("at_exit", "with_hubs_that_come_and_go_in_daemon_threads", loop))
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_hub_in_a_thread_that_python_joins_lives_until_that_thread_ends(loop: str) -> None:
     left = leave("at_exit", "with_a_loop_in_a_thread_that_ends_by_itself", loop)

@@ -18,6 +18,7 @@ import anyio.to_thread
 import pytest
 from conftest import BACKENDS
 
+from dss_anyio._loops import worker
 from dss_anyio._loops.worker import Worker, start_daemon
 from dss_anyio.testing import eventually, until
 
@@ -63,6 +64,26 @@ def test_where_python_makes_no_more_threads_the_caller_does_it() -> None:
         print(thread.ident)
         """
     ) == ["True", "None"]
+
+
+def test_python_waits_for_a_thread_that_has_not_begun_and_then_starts_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """CPython would free what belongs to that thread, and crash when the system lets it run."""
+    monkeypatch.setattr(worker, "_over", over := [])
+    begun = threading.Lock()
+    begun.acquire()
+    monkeypatch.setitem(worker._starting, "one", begun)
+    waits = threading.Thread(target=worker._start_no_more)
+    waits.start()
+    until(lambda: over)
+    assert waits.is_alive()
+    begun.release()
+    waits.join()
+    called: list[int] = []
+    start_daemon(lambda: called.append(threading.get_ident()), "in this one")
+    assert called == [threading.get_ident()]
+    assert set(worker._starting) <= {"one"}
 
 
 def test_while_python_exits_the_caller_does_it() -> None:

@@ -64,6 +64,23 @@ def with_a_busy_loop_in_a_daemon_thread() -> None:
     ready.wait()
 
 
+def with_hubs_that_come_and_go_in_daemon_threads() -> None:
+    """Each end of a hub starts threads: one of them while Python exits, in one run of a few."""
+
+    async def serve() -> None:
+        while True:
+            with suppress(anyio.BrokenResourceError):  # the hub was ended before it could register
+                async with dss.open_hub(1) as hub:
+                    hub.register("library", stop=lambda: None)
+            ready.release()
+
+    ready = threading.Semaphore(0)
+    for _ in range(8):
+        threading.Thread(target=run, args=(sys.argv[2], serve), daemon=True).start()
+    for _ in range(8):
+        ready.acquire()
+
+
 def with_a_loop_in_a_thread_that_ends_by_itself() -> None:
     """Python joins this thread, so its hub is not ended: it still receives what is sent."""
 

@@ -36,7 +36,7 @@ from typing import Any
 from .._core.errors import other_process
 from .._core.mailbox import Mailbox
 from .._loops.slices import wait_for
-from .._loops.worker import start_daemon
+from .._loops.worker import forget_threads, start_daemon
 from .order import end_sources, release_all, tell_late
 
 # -- The open hubs of this process -----------------------------------------------------------------
@@ -248,6 +248,7 @@ if getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is
 
 
 def _after_fork_in_child() -> None:
+    forget_threads()
     for mailbox in _open_mailboxes():
         mailbox.forget()
     for entries in (_watched, _orphans, _exiting, _guarded):

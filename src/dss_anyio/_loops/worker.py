@@ -8,6 +8,7 @@ very threads that wait for the hub; and its shield holds back anyio's cancellati
 
 from __future__ import annotations
 
+import atexit
 import math
 import sys
 import threading
@@ -22,6 +23,11 @@ from .way import call_soon_here
 R = TypeVar("R")
 
 
+# Threads that were started and have not begun yet, each with a lock that it releases as it begins.
+_starting: dict[object, threading.Lock] = {}
+_over: list[None] = []  # not empty from the moment at which no thread is started any more
+
+
 def start_daemon(
     func: Callable[[], object], name: str, *, only_there: bool = False
 ) -> threading.Thread:
@@ -31,17 +37,50 @@ def start_daemon(
     that will never run), or because the system has none left: then, with *only_there*, RuntimeError
     is raised.
     """
-    thread = threading.Thread(target=func, name=name, daemon=True)
-    if sys.is_finalizing():
+    mine = object()
+    begun = threading.Lock()
+    begun.acquire()
+
+    def begin() -> None:
+        begun.release()
+        _starting.pop(mine, None)
         func()
+
+    thread = threading.Thread(target=begin, name=name, daemon=True)
+    _starting[mine] = begun  # and *then* we look: see ``_start_no_more``
+    if _over or sys.is_finalizing():
+        begin()
         return thread
     try:
         thread.start()
     except RuntimeError:
         if only_there:
+            _starting.pop(mine, None)
             raise
-        func()
+        begin()
     return thread
+
+
+def _start_no_more() -> None:
+    """Python exits: wait for threads that a daemon thread is just starting.
+
+    CPython frees what belongs to a thread that has not begun, and crashes if the system lets it
+    run then (python/cpython#124878; seen with 3.10). Python has joined by now what it joins, so
+    only daemon threads still start any. They enter a thread, and *then* look whether it is over. We
+    write that it is, and *then* copy the entries. So a thread is found here, or is not started.
+    """
+    _over.append(None)
+    for begun in list(_starting.values()):
+        begun.acquire(timeout=1.0)  # it needs the interpreter alone, which we leave to it here
+
+
+atexit.register(_start_no_more)
+
+
+def forget_threads() -> None:
+    """In a forked child, which has none of them."""
+    _starting.clear()
+    _over.clear()
 
 
 async def outlast(done: Event) -> BaseException | None:
