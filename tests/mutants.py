@@ -880,6 +880,14 @@ MUTANTS = [
     ),
     Mutant(
         "P6",
+        "Python exits while a thread that ends a hub has not begun",
+        "_loops/worker",
+        "        begun.acquire(timeout=1.0)",
+        "        pass",
+        "test_worker.py::test_python_waits_for_a_thread_that_has_not_begun_and_then_starts_none",
+    ),
+    Mutant(
+        "P6",
         "Python exits while another thread ends a hub",
         "_ending/ways_out",
         "        wait_for(ending.done, ending.deadline - time.monotonic())\n",
@@ -1407,6 +1415,38 @@ MUTANTS = [
         return false;
 """,
         "test_native_ring.py::test_each_ask_ends_in_one_way",
+    ),
+    Mutant(
+        "N2",
+        "the first one who leaves closes a descriptor that another one is about to write to",
+        "_native/bell.c",
+        "    if (!atomic_load(&out->open) && atomic_load(&out->writers) == 0) {\n",
+        "    if (!atomic_load(&out->open)) {\n",
+        "test_native_ring.py::test_it_is_not_closed_while_another_one_writes_to_it",
+    ),
+    Mutant(
+        "N5",
+        "who drops the oldest item keeps two cells meanwhile, and is killed",
+        "_native/ring.c",
+        "                    give_back_cell(ring, number);\n                    has_cell = is_filled = false;\n",
+        "                    is_filled = false;\n",
+        "test_native_ring.py::test_who_drops_the_oldest_item_has_one_cell_all_the_time",
+    ),
+    Mutant(
+        "N4",
+        "a forked child waits with what its parent's threads have left behind",
+        "_native/sleep.c",
+        "    sleep_lock = fresh_lock;\n    sleep_change = fresh_change;\n",
+        "    (void)fresh_lock, (void)fresh_change;\n",
+        "test_native_ring.py::test_a_forked_child_waits_in_rings_of_its_own",
+    ),
+    Mutant(
+        "N4",
+        "who has the pthread_t of a thread that has polled is taken for the receiver",
+        "_native/sleep.c",
+        "number = (uint64_t)syscall(SYS_gettid);",
+        "number = (uint64_t)(uintptr_t)pthread_self();",
+        "test_native.py::test_a_thread_that_has_the_ident_of_one_that_has_polled_may_wait",
     ),
     Mutant(
         "N4",

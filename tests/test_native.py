@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import threading
 from typing import Any
 
 import anyio
@@ -35,7 +36,7 @@ from c_threads import (
 
 import dss_anyio as dss
 from dss_anyio._core.steps import IN_TURN
-from dss_anyio.testing import eventually
+from dss_anyio.testing import eventually, until
 
 pytestmark = [pytest.mark.anyio, needs_the_extension]
 __all__ = ["c", "c_code"]  # fixtures
@@ -347,6 +348,45 @@ async def test_the_hubs_own_thread_does_not_wait_for_itself() -> None:
         sender = hub.portal.native_sender(1)
         assert wait(sender.address, b"1", 1, -1.0) == OK
         assert wait(sender.address, b"2", 1, -1.0) == DEADLOCK
+
+
+async def test_a_thread_that_has_the_ident_of_one_that_has_polled_may_wait() -> None:
+    """A pthread_t is the next thread's as soon as one has ended."""
+    from c_threads import function
+
+    wait = function("dss_send_wait", ctypes.c_char_p, ctypes.c_size_t, ctypes.c_double)
+    with dss.open_polled_hub() as hub:
+        sender = hub.portal.native_sender(1)
+        idents: list[int] = []
+        statuses: list[int] = []
+
+        def poll() -> None:
+            idents.append(threading.get_ident())
+            hub.poll()
+
+        def send_two() -> None:
+            idents.append(threading.get_ident())
+            for item in (b"1", b"2"):
+                statuses.append(wait(sender.address, item, 1, 10.0))
+
+        for _ in range(50):  # until the system gives one again
+            idents.clear()
+            for act in (poll, send_two):
+                thread = threading.Thread(target=act)
+                thread.start()
+                if act is poll:
+                    thread.join()
+            until(lambda: statuses)
+            received = []
+            while len(received) < 2:
+                received += hub.poll()
+            thread.join()
+            assert (statuses, received) == ([OK, OK], [b"1", b"2"])
+            statuses.clear()
+            if idents[0] == idents[1]:
+                break
+        else:
+            pytest.skip("this system gives no ident twice")
 
 
 @pytest.mark.parametrize("end", ["hub", "abort", "close", "close_senders"])

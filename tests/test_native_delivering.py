@@ -20,10 +20,12 @@ from c_threads import (
     Parcel,
     c,
     c_code,
+    function,
     needs_the_extension,
 )
 
 import dss_anyio as dss
+from dss_anyio import _native
 from dss_anyio.testing import eventually
 
 pytestmark = [pytest.mark.anyio, needs_the_extension]
@@ -153,3 +155,48 @@ async def test_who_waits_is_released_and_makes_its_last_call_itself(c: ctypes.CD
         CANCELLED,
     ]
     assert request.abandoned
+
+
+RELEASE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+DECODE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
+
+
+@pytest.mark.parametrize("kind", ["given", "delivered"])
+@pytest.mark.parametrize("where", ["received", "in the ring"])
+def test_a_last_call_may_enter_python_while_an_exception_destroys_the_item(
+    kind: str, where: str
+) -> None:
+    called: list[Any] = []
+    extension = _native.dss
+    bell = extension.Bell()
+    ring = extension.Ring(bell, 8, 64, 0)
+    if kind == "given":
+        give = function("dss_give", ctypes.c_char_p, ctypes.c_size_t, RELEASE, ctypes.c_void_p)
+        last = RELEASE(lambda data, arg: called.append(arg))
+        assert give(ring.address, b"x", 1, last, 7) == OK
+    else:
+        deliver = function("dss_deliver", DECODE, ctypes.c_void_p, ctypes.c_void_p)
+        last = DECODE(lambda output, data: called.append(data) or 0)
+        assert deliver(ring.address, last, None, 7) == OK
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("is not called")
+
+    rings = [ring]
+    del ring
+    with pytest.raises(ZeroDivisionError):
+        # The item, or the ring with it, is destroyed with the arguments of this call.
+        fail(rings[0].take() if where == "received" else rings.pop(), 1 / 0)
+    assert called == [7]
+
+
+def test_each_ring_tells_whether_it_is_closed_gracefully() -> None:
+    class Undecided:
+        def __bool__(self) -> bool:
+            raise KeyError("undecided")
+
+    extension = _native.dss
+    ring = extension.Ring(extension.Bell(), 8, 64, 0)
+    with pytest.raises(KeyError, match="undecided"):
+        ring.close(Undecided())
+    ring.close(True)

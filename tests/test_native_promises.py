@@ -29,6 +29,7 @@ from c_threads import (
     Pool,
     c,
     c_code,
+    function,
     in_order,
     load,
     needs_the_extension,
@@ -438,6 +439,28 @@ def test_without_memory_an_item_stays_queued() -> None:
         seen += ring.drain(64)[0]
     assert failed > 3
     assert seen == [b"%d" % number for number in range(sent)]
+
+
+def test_without_memory_nothing_that_was_taken_is_lost() -> None:
+    """More than 256 of them, whose number would need memory of its own, and all of them claimed."""
+    testcapi = pytest.importorskip("_testcapi")
+    deliver = function("dss_deliver", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+    decode = ctypes.cast(ctypes.CDLL(None).abs, ctypes.c_void_p)  # has no last call to make
+    extension = _native.dss
+    bell = extension.Bell()
+    for start in range(295, 312):
+        ring = extension.Ring(bell, 512, 64, 0)
+        for _ in range(300):
+            assert deliver(ring.address, decode, None, 1) == OK
+        taken: list[Any] = []
+        testcapi.set_nomemory(start, 0)
+        try:
+            taken = ring.drain(300)[0]
+        except MemoryError:
+            pass
+        finally:
+            testcapi.remove_mem_hooks()
+        assert len(taken) + ring.count() == 300
 
 
 def test_a_collection_during_a_drain_may_drain_as_well(c: ctypes.CDLL) -> None:

@@ -47,7 +47,7 @@ def stress(tmp_path_factory: pytest.TempPathFactory) -> Stress:
     if compiler is None:
         pytest.skip("there is no C compiler")
     folder = tmp_path_factory.mktemp("ring")
-    sources = [SOURCES / f"{name}.c" for name in ("bell", "sender", "sleep")]  # it includes ring.c
+    sources = [SOURCES / f"{name}.c" for name in ("sender", "sleep")]  # it includes the rest
     built: dict[tuple[str, ...], Path] = {}
 
     def build(flags: tuple[str, ...]) -> Path:
@@ -101,6 +101,10 @@ def test_an_item_that_was_claimed_has_no_place_any_more(stress: Stress) -> None:
 
 def test_a_put_does_not_wait_for_those_who_have_all_cells(stress: Stress) -> None:
     stress("no_cell")
+
+
+def test_who_drops_the_oldest_item_has_one_cell_all_the_time(stress: Stress) -> None:
+    stress("one_cell_each")
 
 
 def test_what_is_dropped_is_released_after_the_put(stress: Stress) -> None:
@@ -167,6 +171,15 @@ def test_a_send_keeps_errno(stress: Stress) -> None:
 
 def test_a_send_does_not_write_to_a_descriptor_that_was_closed(stress: Stress) -> None:
     stress("closed_descriptor")
+
+
+def test_it_is_not_closed_while_another_one_writes_to_it(stress: Stress) -> None:
+    stress("closed_between_two")
+
+
+@pytest.mark.parametrize("how", ["plain", "portable"])
+def test_a_forked_child_waits_in_rings_of_its_own(stress: Stress, how: str) -> None:
+    stress("room_in_a_fork", how)
 
 
 def test_in_a_forked_child_nothing_of_the_parents_is_touched(stress: Stress) -> None:

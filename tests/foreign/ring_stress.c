@@ -3,9 +3,46 @@
 
        ring_stress NAME [SEED]     0 if all books agree */
 
-#include "ring.c" /* with what it keeps to itself, so that a test can stand between its steps */
+#include <string.h>
+
+/* What is called once when ring.c copies something next: another call that comes in between. */
+static void (*in_between)(void);
+
+static void *copy_and_look_up(void *to, const void *from, unsigned long size) {
+    void (*interrupt)(void) = in_between;
+    if (interrupt) {
+        in_between = NULL;
+        interrupt();
+    }
+    return memcpy(to, from, size);
+}
+
+/* And once, after an atomic subtraction of bell.c. */
+static void (*after_a_step)(void);
+
+static void look_up(void) {
+    void (*interrupt)(void) = after_a_step;
+    if (interrupt) {
+        after_a_step = NULL;
+        interrupt();
+    }
+}
+
+/* Both with what they keep to themselves, so that a test can stand between their steps. */
+#define memcpy copy_and_look_up
+#include "ring.c"
+#undef memcpy
+#undef atomic_fetch_sub
+#define atomic_fetch_sub(where, less)                                                              \
+    ({                                                                                             \
+        __auto_type was = atomic_fetch_sub_explicit(where, less, memory_order_seq_cst);            \
+        look_up();                                                                                 \
+        was;                                                                                       \
+    })
+#include "bell.c"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -538,6 +575,32 @@ static void no_cell(void) {
     }
 }
 
+static long free_cells(void) {
+    long many = 0;
+    for (uint32_t next = (uint32_t)ring->pile; next; next = cell_of(ring, next - 1)->next) {
+        many++;
+    }
+    return many;
+}
+
+static void look_at_the_pile(void) { CHECK(free_cells() == 2 + SPARE - 2); }
+
+static void take_the_last_place(void) {
+    CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_OK);
+    in_between = look_at_the_pile; /* when the other one has claimed the oldest */
+}
+
+/* A put that loses its place to another one, and then drops the oldest item, has one cell all the time.
+   (With two, killed threads would cost two each.) */
+static void one_cell_each(void) {
+    begin(2, DSS_DROP_OLDEST);
+    CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_OK);
+    in_between = take_the_last_place;
+    CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_DROPPED);
+    CHECK(!in_between); /* both were called */
+    look_at_the_pile();
+}
+
 static void release_looks(void *data, void *next) {
     dss_taking taking = {0};
     dss_look look;
@@ -641,6 +704,75 @@ static void closed_descriptor(void) {
     CHECK(dup2(pipes[1], readable) == readable); /* another file has its number now */
     CHECK(dss_send(sender, &what, sizeof(what)) == DSS_OK);
     CHECK(!is_readable(pipes[0]));
+}
+
+/* A second one begins to write when the first one has just left; then it is closed. */
+static void write_and_close(void) {
+    outlet *out = bell->outlets[0];
+    atomic_fetch_add(&out->writers, 1);
+    CHECK(out->open);
+    dss_bell_close(bell);
+}
+
+static void closed_between_two(void) {
+    begin(8, DSS_BLOCK);
+    outlet *out = bell->outlets[0];
+    int fd = out->fd;
+    after_a_step = write_and_close;
+    dss_bell_tell_gone(bell);
+    CHECK(fcntl(fd, F_GETFD) >= 0); /* the second one is about to write to it */
+    leave_outlet(out);
+    CHECK(fcntl(fd, F_GETFD) < 0);
+}
+
+static void *wait_for_room(void *arg) {
+    (void)arg;
+    record what = {0, 0};
+    dss_send_wait(sender, &what, sizeof(what), -1);
+    return NULL;
+}
+
+static void *send_a_hundred(void *arg) {
+    (void)arg;
+    record what = {0, 0};
+    for (int each = 0; each < 100; each++) {
+        CHECK(dss_send_wait(sender, &what, sizeof(what), -1) == DSS_OK);
+    }
+    return NULL;
+}
+
+/* While a thread of the parent waits for room, a child uses a ring of its own. */
+static void room_in_a_fork(void) {
+    record what = {0, 0};
+    pthread_t thread;
+    begin(1, DSS_BLOCK);
+    CHECK(dss_send(sender, &what, sizeof(what)) == DSS_OK);
+    pthread_create(&thread, NULL, wait_for_room, NULL);
+    while (!atomic_load(&dss_ring_waits(ring)->asleep)) {
+    }
+    nap(20000000); /* it sleeps by now; if not, this tries less than it could */
+    pid_t child = fork();
+    if (!child) {
+        alarm(20);
+        dss_taking taking = {0};
+        dss_look look;
+        begin(1, DSS_BLOCK);
+        pthread_create(&thread, NULL, send_a_hundred, NULL);
+        for (int taken = 0; taken < 100; nap(10000)) {
+            taken += dss_ring_look(ring, &taking, &look) && dss_ring_claim(ring, &taking, &look);
+            dss_ring_hand_over(ring, &taking);
+        }
+        pthread_join(thread, NULL);
+        dss_ring_close(ring);
+        dss_waits_release(ring, false);
+        _exit(0);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    CHECK(status == 0);
+    dss_ring_close(ring);
+    dss_waits_release(ring, false);
+    pthread_join(thread, NULL);
 }
 
 static void in_a_fork(void) {
@@ -748,6 +880,12 @@ int main(int count, char **arguments) {
         claimed_only();
     } else if (!strcmp(name, "no_cell")) {
         no_cell();
+    } else if (!strcmp(name, "one_cell_each")) {
+        one_cell_each();
+    } else if (!strcmp(name, "closed_between_two")) {
+        closed_between_two();
+    } else if (!strcmp(name, "room_in_a_fork")) {
+        room_in_a_fork();
     } else if (!strcmp(name, "release_order")) {
         released_after_the_put();
     } else if (!strcmp(name, "sizes")) {

@@ -18,8 +18,9 @@
    A descriptor that was closed is never written to: its number may be another file's. Whoever
    writes counts itself, and *then* reads whether it is open; whoever closes writes that it is not,
    and *then* reads the count. If that is 0, nobody who comes later writes, and it is closed at
-   once; else the last one who leaves closes it. (One who was killed there never leaves; then the
-   descriptor stays open, and costs nothing but its number.) */
+   once; else by one who leaves, finds that it is not open, and *then* reads a count of 0. (Not by
+   the one whose leaving has made it 0: another one may have come before the close.) One who was
+   killed there never leaves; then the descriptor stays open, and costs nothing but its number. */
 
 #include "ring.h"
 
@@ -52,7 +53,7 @@ struct dss_bell {
     _Atomic uint64_t flag;
     _Atomic(outlet *) outlets[PLACES];
     _Atomic uint64_t failures, gone;
-    _Atomic uintptr_t home;
+    _Atomic uint64_t home; /* the number of the thread that receives; 0: nobody has yet */
     _Atomic int readable; /* the other end, of a pair of sockets; else -1 */
 };
 
@@ -103,15 +104,20 @@ static void close_once(outlet *out) {
     }
 }
 
+static void leave_outlet(outlet *out) {
+    atomic_fetch_sub(&out->writers, 1);
+    if (!atomic_load(&out->open) && atomic_load(&out->writers) == 0) {
+        close_once(out);
+    }
+}
+
 static bool ring_outlet(outlet *out) {
     bool done = true;
     atomic_fetch_add(&out->writers, 1);
     if (atomic_load(&out->open)) {
         done = notify(atomic_load(&out->fd), out->kind);
     }
-    if (atomic_fetch_sub(&out->writers, 1) == 1 && !atomic_load(&out->open)) {
-        close_once(out);
-    }
+    leave_outlet(out);
     return done;
 }
 
@@ -150,7 +156,7 @@ void dss_bell_tell_gone(dss_bell *bell) {
 /* -- Arming and clearing, in the receiving thread ------------------------------------------------ */
 
 void dss_bell_arm(dss_bell *bell) {
-    atomic_store_explicit(&bell->home, (uintptr_t)pthread_self(), memory_order_relaxed);
+    atomic_store_explicit(&bell->home, dss_thread(), memory_order_relaxed);
     uint64_t flag = atomic_load(&bell->flag);
     while (!atomic_compare_exchange_weak(&bell->flag, &flag, flag & 1 ? flag + 2 : flag + 1)) {
     }
@@ -162,11 +168,12 @@ void dss_bell_clear(int readable) {
     }
 }
 
-void dss_bell_set_home(dss_bell *bell, uintptr_t thread) { atomic_store(&bell->home, thread); }
-
-bool dss_bell_is_home(dss_bell *bell) {
-    return atomic_load(&bell->home) == (uintptr_t)pthread_self();
+void dss_bell_set_home(dss_bell *bell, uint64_t thread) {
+    uint64_t nobody = 0;
+    atomic_compare_exchange_strong(&bell->home, &nobody, thread);
 }
+
+bool dss_bell_is_home(dss_bell *bell) { return atomic_load(&bell->home) == dss_thread(); }
 
 uint64_t dss_bell_failures(dss_bell *bell) { return atomic_load(&bell->failures); }
 

@@ -17,6 +17,20 @@ static inline void free_object(PyObject *self) {
     Py_DECREF(type);
 }
 
+/* An exception that is being raised while an object is destroyed. What is not ours may enter Python in
+   between, which must not find it there. */
+typedef struct {
+    PyObject *type, *value, *traceback;
+} raised;
+
+static inline void set_aside(raised *exception) {
+    PyErr_Fetch(&exception->type, &exception->value, &exception->traceback);
+}
+
+static inline void go_on_raising(raised *exception) {
+    PyErr_Restore(exception->type, exception->value, exception->traceback);
+}
+
 /* items.c: what comes out of a ring */
 enum { ASK, GIVEN, DELIVERY, ITEM_TYPES };
 extern PyType_Spec item_specs[ITEM_TYPES];

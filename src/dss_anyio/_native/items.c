@@ -45,7 +45,10 @@ typedef struct {
 static void given_dealloc(PyObject *self) {
     Given *given = (Given *)self;
     if (given->release) {
+        raised exception;
+        set_aside(&exception);
         given->release((void *)(uintptr_t)given->data, given->arg);
+        go_on_raising(&exception);
     }
     free_object(self);
 }
@@ -212,7 +215,10 @@ static PyObject *delivery_decode(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 static void delivery_dealloc(PyObject *self) {
     Delivery *delivery = (Delivery *)self;
     if (delivery->decode) {
+        raised exception;
+        set_aside(&exception);
         delivery->decode(NULL, delivery->data);
+        go_on_raising(&exception);
     }
     free_object(self);
 }

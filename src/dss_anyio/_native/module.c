@@ -85,12 +85,12 @@ static PyObject *bell_clear(PyObject *self, PyObject *fd) {
     Py_RETURN_NONE;
 }
 
-static PyObject *bell_set_home(PyObject *self, PyObject *ident) {
-    unsigned long long thread = PyLong_AsUnsignedLongLong(ident);
+static PyObject *bell_set_home(PyObject *self, PyObject *number) {
+    unsigned long long thread = PyLong_AsUnsignedLongLong(number);
     if (thread == (unsigned long long)-1 && PyErr_Occurred()) {
         return NULL;
     }
-    dss_bell_set_home(((Bell *)self)->bell, (uintptr_t)thread);
+    dss_bell_set_home(((Bell *)self)->bell, thread);
     Py_RETURN_NONE;
 }
 
@@ -115,7 +115,9 @@ static PyMethodDef bell_methods[] = {
      "connect(place, fd): send a datagram to that socket, too; below 0: no longer."},
     {"arm", bell_arm, METH_NOARGS, "Have the next item ring. In the receiving thread, then look."},
     {"clear", bell_clear, METH_O, "clear(fd): make the descriptor unreadable. Then look."},
-    {"set_home", bell_set_home, METH_O, "set_home(ident): this thread receives."},
+    {"set_home", bell_set_home, METH_O,
+     "set_home(number): that thread receives, unless it was armed before. Its native_id if "
+     "NATIVE_IDS, else its ident."},
     {"close", bell_close, METH_NOARGS, "Close the descriptors; nobody writes to them any more."},
     {NULL, NULL, 0, NULL},
 };
@@ -140,6 +142,7 @@ typedef struct {
     PyObject_HEAD
     dss_ring *ring;
     dss_taking taking; /* of the receiving thread: see "taking_of" */
+    _Atomic bool in_hand;
 } Ring;
 
 static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -158,6 +161,7 @@ static PyObject *ring_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     Ring *self = PyObject_New(Ring, type);
     if (self) {
         self->taking = (dss_taking){0};
+        atomic_init(&self->in_hand, false);
         self->ring =
             dss_ring_new(((Bell *)bell)->bell, &dss_api, limit, (size_t)item_size, policy);
         if (!self->ring) {
@@ -178,6 +182,8 @@ static void close_ring(dss_ring *ring, bool graceful) {
 static void ring_dealloc(PyObject *self) {
     dss_ring *ring = ((Ring *)self)->ring;
     if (ring && !dss_ring_is_fork(ring)) { /* else it is the parent's, with all that is in it */
+        raised exception;
+        set_aside(&exception);
         close_ring(ring, false);
         dss_taking *taking = &((Ring *)self)->taking;
         dss_look look;
@@ -196,15 +202,24 @@ static void ring_dealloc(PyObject *self) {
             dss_ring_hand_over(ring, taking);
         }
         dss_ring_drop(ring);
+        go_on_raising(&exception);
     }
     free_object(self);
 }
 
-/* What the receiving thread goes on with from one call to the next; for any other, *own*. So no more
-   than one lot of cells is with us in one thread. A finalizer may take in the middle of a call, in the
-   same thread: whoever has looked before finds that its item was claimed, and looks again. */
+/* What the receiving thread goes on with from one call to the next; for any other, *own*; *own* also if
+   it is in a call's hand. A finalizer may take in the middle of a call, in the same thread; and without
+   the GIL another thread may come home while one drains. Whoever has looked before finds that its item
+   was claimed, and looks again. */
 static dss_taking *taking_of(Ring *self, dss_taking *own) {
-    return dss_bell_is_home(dss_ring_bell(self->ring)) ? &self->taking : own;
+    bool ours = dss_bell_is_home(dss_ring_bell(self->ring)) && !atomic_exchange(&self->in_hand, true);
+    return ours ? &self->taking : own;
+}
+
+static void let_go(Ring *self, dss_taking *taking) {
+    if (taking == &self->taking) {
+        atomic_store(&self->in_hand, false);
+    }
 }
 
 /* Take up to *most* items into *into*. -1 if there is no memory for the first one; else how many of
@@ -220,7 +235,8 @@ static Py_ssize_t take_into(Ring *self, state *ours, PyObject *into, Py_ssize_t 
         if (!entered) {
             Py_XDECREF(item);
             if (!taken) {
-                return -1;
+                asks = -1;
+                break;
             }
             PyErr_Clear(); /* the caller gets what there is; the next call says it */
             break;
@@ -237,6 +253,7 @@ static Py_ssize_t take_into(Ring *self, state *ours, PyObject *into, Py_ssize_t 
         Py_DECREF(item);
     }
     dss_ring_hand_over(ring, taking);
+    let_go(self, taking);
     return asks;
 }
 
@@ -246,16 +263,19 @@ static PyObject *ring_drain(PyObject *self, PyObject *most) {
     if (!ours || (many == -1 && PyErr_Occurred())) {
         return NULL;
     }
-    PyObject *items = PyList_New(0);
-    if (!items) {
+    PyObject *items = PyList_New(0), *result = items ? PyTuple_New(2) : NULL;
+    if (!result) {
+        Py_XDECREF(items);
         return NULL;
     }
+    PyTuple_SetItem(result, 0, items);
     Py_ssize_t asks = take_into((Ring *)self, ours, items, many);
     if (asks < 0) {
-        Py_DECREF(items);
+        Py_DECREF(result);
         return NULL;
     }
-    return Py_BuildValue("Nn", items, asks);
+    PyTuple_SetItem(result, 1, PyBool_FromLong(asks > 0)); /* needs no memory: see the head */
+    return result;
 }
 
 /* Take the oldest item; without *ours*, only if it is a copy. NULL without an error: there is none. */
@@ -297,18 +317,20 @@ static PyObject *ring_receive(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     if (atomic_load(&dss_ring_waits(ring)->asleep)) {
         dss_ring_hand_over(ring, taking);
     }
+    let_go((Ring *)self, taking);
     return or_none(item);
 }
 
 static PyObject *ring_take(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     state *ours = PyType_GetModuleState(Py_TYPE(self));
     dss_ring *ring = ((Ring *)self)->ring;
-    dss_taking own = {0}, *taking = taking_of((Ring *)self, &own);
     if (!ours) {
         return NULL;
     }
+    dss_taking own = {0}, *taking = taking_of((Ring *)self, &own);
     PyObject *item = take_one(ring, ours, taking);
     dss_ring_hand_over(ring, taking);
+    let_go((Ring *)self, taking);
     return or_none(item);
 }
 
@@ -318,7 +340,11 @@ static PyObject *ring_count(PyObject *self, PyObject *Py_UNUSED(ignored)) {
 }
 
 static PyObject *ring_close(PyObject *self, PyObject *graceful) {
-    close_ring(((Ring *)self)->ring, PyObject_IsTrue(graceful) == 1);
+    int is_graceful = PyObject_IsTrue(graceful);
+    if (is_graceful < 0) {
+        return NULL;
+    }
+    close_ring(((Ring *)self)->ring, is_graceful);
     Py_RETURN_NONE;
 }
 
@@ -379,7 +405,7 @@ static PyMethodDef ring_methods[] = {
     {"take", ring_take, METH_NOARGS,
      "Take the oldest item: bytes, a memoryview, or an Ask; None if there is none."},
     {"drain", ring_drain, METH_O,
-     "drain(most): take so many at most; return them, and how many are an Ask or a Delivery."},
+     "drain(most): take so many at most; return them, and whether one is an Ask or a Delivery."},
     {"count", ring_count, METH_NOARGS, "How many items are in it. After Bell.arm it is a look."},
     {"close", ring_close, METH_O,
      "close(graceful): accept nothing more, release who waits for room; else who asks, too."},
@@ -454,6 +480,7 @@ static int exec(PyObject *module) {
     PyObject *api = PyCapsule_New((void *)(uintptr_t)&dss_api, DSS_API_CAPSULE, NULL);
     int failed = api ? PyModule_AddObjectRef(module, "api_2_0", api) : -1;
     Py_XDECREF(api);
+    failed = failed || PyModule_AddIntConstant(module, "NATIVE_IDS", DSS_NATIVE_IDS) ? -1 : 0;
 #ifdef DSS_FFI
     failed = failed || dss_add_closures(module) ? -1 : 0;
 #endif

@@ -130,6 +130,7 @@ static void mark_all(void) {
     for (dss_ring *each = atomic_load(&all); each; each = each->made_before) {
         atomic_store_explicit(&each->forked, true, memory_order_relaxed);
     }
+    dss_sleep_after_fork();
 }
 
 static void watch_forks(void) { pthread_atfork(NULL, NULL, mark_all); }
@@ -361,7 +362,7 @@ bool dss_ring_claim(dss_ring *ring, dss_taking *taking, dss_look *look) {
 }
 
 void dss_ring_hand_over(dss_ring *ring, dss_taking *taking) {
-    if (!taking->many) {
+    if (!taking->many || dss_ring_is_fork(ring)) {
         return;
     }
     uint64_t head = atomic_load(&ring->head);
@@ -438,6 +439,10 @@ HOT static int put(dss_ring *ring, const dss_item *item) {
                    the beginning. */
                 hand_back(&dropped);
                 dropped.kind = DSS_COPIED;
+                if (has_cell) { /* nobody has two: whoever is killed in here costs one */
+                    give_back_cell(ring, number);
+                    has_cell = is_filled = false;
+                }
                 dss_taking nothing = {0};
                 dss_look oldest;
                 bool any = dss_ring_look(ring, &nothing, &oldest);
@@ -446,12 +451,8 @@ HOT static int put(dss_ring *ring, const dss_item *item) {
                     atomic_fetch_add_explicit(&ring->dropped, 1, memory_order_relaxed);
                     status = DSS_DROPPED;
                     dropped = oldest.item;
-                    if (has_cell) {
-                        give_back_cell(ring, (uint32_t)oldest.word - 1);
-                    } else {
-                        number = (uint32_t)oldest.word - 1;
-                        has_cell = true;
-                    }
+                    number = (uint32_t)oldest.word - 1;
+                    has_cell = true;
                     continue;
                 }
                 if (any || full) {
@@ -604,6 +605,9 @@ static bool allocate(dss_ring *ring) {
     uint32_t cells = ring->limit + SPARE;
     size_t most = ring->item_size > sizeof(functions) ? ring->item_size : sizeof(functions);
     ring->stride = (sizeof(cell) + most + 7) / 8 * 8;
+    if (ring->stride > (SIZE_MAX - 63) / cells) {
+        return false; /* an address has 32 bits */
+    }
     ring->slots = calloc(slots, sizeof(*ring->slots)); /* all are (0, 0) */
     ring->cells = aligned_alloc(64, (ring->stride * cells + 63) / 64 * 64);
     if (!ring->slots || !ring->cells) {

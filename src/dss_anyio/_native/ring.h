@@ -41,6 +41,12 @@
 #define RARE(what) (what)
 #endif
 
+#if defined(DSS_LINUX) || (defined(__APPLE__) && !defined(DSS_PORTABLE))
+#define DSS_NATIVE_IDS 1 /* dss_thread() is what Python's threads call native_id; else their ident */
+#else
+#define DSS_NATIVE_IDS 0
+#endif
+
 /* -- bell.c -------------------------------------------------------------------------------------- */
 
 typedef struct dss_bell dss_bell;
@@ -59,7 +65,7 @@ void dss_bell_clear(int readable);
 uint64_t dss_bell_failures(dss_bell *);
 void dss_bell_tell_gone(dss_bell *); /* an asker has given up */
 uint64_t dss_bell_gone(dss_bell *);
-void dss_bell_set_home(dss_bell *, uintptr_t thread);
+void dss_bell_set_home(dss_bell *, uint64_t thread); /* if nothing was armed so far */
 bool dss_bell_is_home(dss_bell *); /* is this the thread that receives? */
 void dss_bell_close(dss_bell *);
 bool dss_pair(int ends[2]); /* of sockets: the first one to read from, the other one to write to */
@@ -74,6 +80,8 @@ typedef struct {
 /* Sleep while *word is *seen*, at most *seconds* (below 0: any time). May return for nothing. */
 void dss_sleep(_Atomic uint32_t *word, uint32_t seen, double seconds);
 void dss_wake(_Atomic uint32_t *word, uint32_t many); /* not in a signal handler */
+void dss_sleep_after_fork(void); /* in the child, before anything else: nobody sleeps there */
+uint64_t dss_thread(void);       /* the number of this thread; not in a signal handler */
 
 /* The same for a word at which one thread sleeps, and which may change in a signal handler. */
 bool dss_alarm_open(dss_alarm *); /* false: there are no descriptors left */

@@ -23,6 +23,24 @@
 #include <sys/syscall.h>
 #endif
 
+/* The number that the system gives a thread. A pthread_t is the next thread's as soon as this one has
+   ended, and a hub may be polled by one thread that has ended since. (The system's comes again as well,
+   on Linux after all the others.) It is asked for once: a system call costs more than to take an item. */
+static _Thread_local uint64_t number;
+
+uint64_t dss_thread(void) {
+    if (!number) {
+#if !DSS_NATIVE_IDS
+        number = (uint64_t)(uintptr_t)pthread_self();
+#elif defined(__APPLE__)
+        pthread_threadid_np(NULL, &number);
+#else
+        number = (uint64_t)syscall(SYS_gettid);
+#endif
+    }
+    return number;
+}
+
 #if defined(DSS_LINUX) && defined(SYS_futex)
 
 void dss_sleep(_Atomic uint32_t *word, uint32_t seen, double seconds) {
@@ -35,6 +53,8 @@ void dss_sleep(_Atomic uint32_t *word, uint32_t seen, double seconds) {
 void dss_wake(_Atomic uint32_t *word, uint32_t many) {
     syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, many > INT32_MAX ? INT32_MAX : many, NULL, NULL, 0);
 }
+
+void dss_sleep_after_fork(void) { number = 0; }
 
 bool dss_alarm_open(dss_alarm *alarm) {
     (void)alarm;
@@ -84,6 +104,15 @@ void dss_wake(_Atomic uint32_t *word, uint32_t many) { /* everybody, at whicheve
     pthread_mutex_lock(&sleep_lock); /* whoever has looked at the word sleeps by now */
     pthread_cond_broadcast(&sleep_change);
     pthread_mutex_unlock(&sleep_lock);
+}
+
+/* One of the parent's threads may have held the lock; and a condition remembers who sleeps. */
+void dss_sleep_after_fork(void) {
+    static const pthread_mutex_t fresh_lock = PTHREAD_MUTEX_INITIALIZER;
+    static const pthread_cond_t fresh_change = PTHREAD_COND_INITIALIZER;
+    number = 0;
+    sleep_lock = fresh_lock;
+    sleep_change = fresh_change;
 }
 
 bool dss_alarm_open(dss_alarm *alarm) { return dss_pair(alarm->ends); }

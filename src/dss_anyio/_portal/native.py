@@ -78,8 +78,10 @@ def open_native(
         raise not_open(mailbox, lane)
     inlets = hub._inlets(extension.Bell)
     ring = extension.Ring(inlets.bell, limit, item_size, policy)
-    if mailbox.home.ident is not None:
-        inlets.bell.set_home(mailbox.home.ident)
+    home = mailbox.home.thread
+    number = getattr(home, "native_id" if extension.NATIVE_IDS else "ident", None)
+    if number is not None:
+        inlets.bell.set_home(number)
     inlet = inlets.add(lane, ring, unpack, mailbox.line)
     return NativeSender(inlet, limit, item_size)
 
