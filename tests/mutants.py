@@ -1289,6 +1289,14 @@ MUTANTS = [
         "test_native_ring.py::test_the_memory_of_a_queue_goes_when_nobody_is_inside",
     ),
     Mutant(
+        "N2",
+        "the first one who leaves closes a descriptor that another one is about to write to",
+        "_native/bell.c",
+        "    if (!atomic_load(&out->open) && atomic_load(&out->writers) == 0) {\n",
+        "    if (!atomic_load(&out->open)) {\n",
+        "test_native_ring.py::test_it_is_not_closed_while_another_one_writes_to_it",
+    ),
+    Mutant(
         "N3",
         "a ring has a place too many",
         "_native/ring.c",
@@ -1417,22 +1425,6 @@ MUTANTS = [
         "test_native_ring.py::test_each_ask_ends_in_one_way",
     ),
     Mutant(
-        "N2",
-        "the first one who leaves closes a descriptor that another one is about to write to",
-        "_native/bell.c",
-        "    if (!atomic_load(&out->open) && atomic_load(&out->writers) == 0) {\n",
-        "    if (!atomic_load(&out->open)) {\n",
-        "test_native_ring.py::test_it_is_not_closed_while_another_one_writes_to_it",
-    ),
-    Mutant(
-        "N5",
-        "who drops the oldest item keeps two cells meanwhile, and is killed",
-        "_native/ring.c",
-        "                    give_back_cell(ring, number);\n                    has_cell = is_filled = false;\n",
-        "                    is_filled = false;\n",
-        "test_native_ring.py::test_who_drops_the_oldest_item_has_one_cell_all_the_time",
-    ),
-    Mutant(
         "N4",
         "a forked child waits with what its parent's threads have left behind",
         "_native/sleep.c",
@@ -1474,6 +1466,14 @@ MUTANTS = [
         "        tell_gone()\n",
         "        pass\n",
         "test_native_asking.py::test_an_asker_whose_time_is_over_cancels_its_handler",
+    ),
+    Mutant(
+        "N5",
+        "who drops the oldest item keeps two cells meanwhile, and is killed",
+        "_native/ring.c",
+        "                    give_back_cell(ring, number);\n                    has_cell = is_filled = false;\n",
+        "                    is_filled = false;\n",
+        "test_native_ring.py::test_who_drops_the_oldest_item_has_one_cell_all_the_time",
     ),
     Mutant(
         "N5",

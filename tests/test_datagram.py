@@ -21,6 +21,7 @@ import pytest
 from bytecodes import run_interrupted
 
 import dss_anyio as dss
+from dss_anyio import _native
 from dss_anyio._loops.datagram import Doorbell, Notifier, check_address
 from dss_anyio.testing import threads
 
@@ -586,3 +587,49 @@ def test_what_was_forked_while_another_thread_rings_can_be_closed() -> None:
     notifier._in_use.clear()
     notifier.close()
     assert notifier._socket is None
+
+
+# -- Who listens later than something has happened -------------------------------------------------
+
+
+def _take_one_back(hub: dss.PolledHub[Any]) -> None:
+    portal = hub.register("aborted")
+    portal.send("taken back")
+    portal.abort()
+
+
+def _report(hub: dss.PolledHub[Any]) -> None:
+    hub.portal.send_callback(lambda: 1 / 0)()
+
+
+@pytest.mark.parametrize("before", [_take_one_back, _report])
+@pytest.mark.parametrize("how", ["fileno", "wake_address", "native"])
+def test_who_begins_to_listen_hears_of_the_next_item_whatever_came_before(
+    before: Callable[[dss.PolledHub[Any]], None], how: str
+) -> None:
+    """The bell has rung for nothing that could be polled, and was not armed again."""
+    if how == "native" and _native.dss is None:
+        pytest.skip("the extension module is not there")
+    errors: list[Any] = []
+    with dss.open_polled_hub[Any](on_error=lambda *error: errors.append(error)) as hub:
+        before(hub)
+        with udp_socket() as neighbour:
+            if how == "fileno":
+                readable: Any = hub
+                hub.fileno()
+            elif how == "wake_address":
+                readable = neighbour
+                hub.wake_address = address_of(neighbour)
+            else:
+                readable = None
+                hub.portal.native_sender()
+            if before is _report and readable is not None:
+                assert select.select([readable], [], [], 10)[0], "of the error"
+            with threads(lambda: hub.portal.send("item")):
+                pass
+            if readable is None:
+                assert hub.wait(10)
+            else:
+                assert select.select([readable], [], [], 10)[0]
+            assert hub.poll() == ["item"]
+    assert len(errors) == (before is _report)

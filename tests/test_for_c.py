@@ -6,6 +6,7 @@ Each test runs with the extension module, and as if there were none.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import math
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import weakref
 from ctypes import CFUNCTYPE, POINTER
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,10 @@ VETO = 7
 
 class Point(ctypes.Structure):
     _fields_ = [("x", ctypes.c_int)]
+
+
+class Opaque(ctypes.Structure):
+    """What a library keeps to itself, and has pointers to."""
 
 
 class Handle(ctypes.c_void_p):
@@ -200,6 +206,87 @@ async def test_a_wrong_answer_is_an_error_here_and_the_default_there(native: boo
     assert told == [(kind, "device") for kind in kinds]
 
 
+class Odd(BaseException):
+    """As a panic, or a test framework's own."""
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("error", [Odd, asyncio.CancelledError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("coroutine", [False, True])
+async def test_whatever_convert_raises_is_told_here_and_the_default_there(
+    error: type[BaseException], coroutine: bool
+) -> None:
+    told = Told()
+
+    def convert(answer: object) -> Any:
+        raise error
+
+    async def handle_soon(item: object) -> int:
+        return 1
+
+    async with dss.open_hub[Any](on_error=told) as hub:
+        hub.task_group.start_soon(hub.serve, handle_soon if coroutine else lambda item: 1)
+        portal = hub.register("device")
+        fails = portal.c_request_callback(FRAME, timeout=10, default=VETO, convert=convert)
+        goes_on = portal.c_request_callback(FRAME, timeout=10, default=VETO)
+        got = [
+            await anyio.to_thread.run_sync(called, ask, None, 1, None, 0)
+            for ask in (fails, goes_on)
+        ]
+        assert got == [VETO, 1]
+    assert told == [(error, "device")]
+
+
+def test_who_keeps_the_gil_is_answered_all_the_same() -> None:
+    """A prototype of PYFUNCTYPE; a function in C that waits would keep the hub from answering."""
+    prototype = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int)
+    with dss.open_polled_hub() as hub:
+        ask = hub.portal.c_request_callback(prototype, timeout=20, default=VETO)
+        got: list[int] = []
+        with threads(lambda: got.append(called(ask, 5))):
+            assert hub.wait(10)
+            hub.dispatch(lambda item: item[0] + 1)
+        assert got == [6]
+
+
+def test_at_the_end_what_the_hubs_own_functions_have_sent_is_undelivered_without_an_error() -> None:
+    told = Told()
+    with dss.open_polled_hub(on_error=told) as hub:
+        function = hub.portal.c_callback(FRAME)
+        for number in range(3):
+            called(function, None, number, None, 0)
+    assert (hub.statistics().undelivered, told) == (3, [])
+
+
+@pytest.mark.anyio
+async def test_so_it_is_in_an_event_loop_whatever_was_made_first(native: bool) -> None:
+    told = Told()
+    async with dss.open_hub[Any](on_error=told) as hub:
+        if native:
+            hub.portal.native_sender()
+        await anyio.sleep(0.01)
+        called(hub.portal.c_callback(FRAME), None, 1, None, 0)
+        called(hub.register("other").c_callback(FRAME), None, 2, None, 0)
+    assert (hub.statistics().undelivered, told) == (2, [])
+
+
+def test_a_buffer_may_be_longer_than_an_int_can_say(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    with dss.open_polled_hub(on_error=told) as hub:
+        function = hub.portal.c_callback(FRAME, buffers={2: 3})
+        called(function, None, 1, frame(1), 2**64 - 1)  # nothing is that long
+        assert hub.poll() == []
+        if native:
+            assert (hub.statistics().dropped, told) == (1, [])
+            return
+        assert told == [(OverflowError, None)]
+        monkeypatch.setattr("dss_anyio._portal.signature._LONGEST_STRING", 2)
+        called(function, None, 1, frame(1, 0, 2, 3), 4)
+        assert hub.poll() == [(None, 1, b"\x01\x00\x02\x03", 4)]
+
+
 def test_a_question_that_nobody_answers_in_time_gets_the_default() -> None:
     told = Told()
     with dss.open_polled_hub(on_error=told) as hub:
@@ -328,12 +415,23 @@ WRONG: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
         TypeError,
         "nobody knows how long",
     ),
+    *(
+        (
+            CFUNCTYPE(None, POINTER(without_size), ctypes.c_int),
+            {"buffers": {0: 1}},
+            TypeError,
+            "nobody knows how long",
+        )
+        for without_size in (Opaque, ctypes.c_int * 0)
+    ),
 ]
 WRONG_RESULTS: list[tuple[Any, Any, type[Exception]]] = [
     *((ctypes.c_int, value, TypeError) for value in (None, "0", 0.0, b"0")),
     (ctypes.c_int, 2**31, ValueError),
     (ctypes.c_uint, -1, ValueError),
     (ctypes.c_double, "0", TypeError),
+    (ctypes.c_double, 10**400, ValueError),
+    (ctypes.c_float, 1e39, ValueError),
     (ctypes.c_char, b"12", TypeError),
     (ctypes.c_char, 256, ValueError),
     (ctypes.c_char_p, b"text", TypeError),
@@ -362,6 +460,13 @@ def test_what_c_cannot_get_is_refused_at_once(
             hub.portal.c_callback(CFUNCTYPE(result), returns=value)
         with pytest.raises(kind):
             hub.portal.c_request_callback(CFUNCTYPE(result), timeout=1, default=value)
+
+
+@pytest.mark.parametrize("kind", [ctypes.c_float, ctypes.c_double])
+@pytest.mark.parametrize("value", [Fraction(1, 4), math.inf, True])
+def test_any_real_number_is_a_floating_one(kind: Any, value: Any) -> None:
+    with dss.open_polled_hub() as hub:
+        assert called(hub.portal.c_callback(CFUNCTYPE(kind), returns=value)) == float(value)
 
 
 async def coroutine(answer: Any) -> None: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,7 @@ import pytest
 from conftest import BACKENDS, registered
 
 import dss_anyio as dss
+from dss_anyio import _native
 from dss_anyio.testing import threads, until
 
 if sys.version_info < (3, 11):
@@ -251,3 +253,87 @@ def test_ctrl_c_while_a_polled_hub_stops_a_library_stops_the_others_first() -> N
 
 def interrupt_main() -> None:
     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+# -- What leaves a decode while others have items in hand ------------------------------------------
+
+
+def _fail(item: object) -> Any:
+    raise SystemExit("decode")
+
+
+def _refuse_husks(item: object) -> object:
+    if item == b"husk":
+        raise ValueError
+    return item
+
+
+@pytest.mark.parametrize("first", ["native", "plain", "refused"])
+@pytest.mark.parametrize("then", ["native", "plain"])
+@pytest.mark.parametrize("most", [None, 2])
+def test_what_ends_the_program_in_a_decode_loses_no_item_of_another_source(
+    first: str, then: str, most: int | None
+) -> None:
+    if _native.dss is None and "native" in (first, then):
+        pytest.skip("the extension module is not there")
+    with dss.open_polled_hub[Any](on_error=lambda *_: None) as hub:
+        failing = hub.register("failing", decode=_fail)
+        good = hub.register("good", decode=_refuse_husks)
+        later = failing.native_sender() if then == "native" else None
+        if first == "native":
+            from c_threads import send
+
+            sender = good.native_sender()
+            send(sender, b"1")
+            send(sender, b"2")
+        else:
+            good.send_many([b"1", b"2" if first == "plain" else b"husk"])
+        if later is None:
+            failing.send(b"x")
+        else:
+            from c_threads import send
+
+            send(later, b"x")
+        received: list[Any] = []
+        struck = 0
+        for _ in range(4):
+            try:
+                received += hub.poll(most)
+            except SystemExit:
+                struck += 1
+        assert (received, struck) == ([b"1", b"2"] if first != "refused" else [b"1"], 1)
+        statistics = hub.statistics()
+        assert statistics.received == len(received)
+        assert statistics.undelivered == 3 - len(received)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "uvloop"])
+def test_a_loop_that_is_closed_before_it_watches_leaves_no_descriptor(backend: str) -> None:
+    if _native.dss is None:
+        pytest.skip("the extension module is not there")
+    import asyncio
+
+    def break_off() -> None:
+        loop = asyncio.new_event_loop() if backend == "asyncio" else uvloop.new_event_loop()
+
+        async def body() -> None:
+            async with dss.open_hub() as hub:
+                kept.append(hub.portal.native_sender())
+                loop.stop()
+                await asyncio.sleep(1)
+
+        kept.append(loop.create_task(body()))
+        loop.run_forever()
+        loop.close()
+
+    if backend == "uvloop":
+        uvloop = pytest.importorskip("uvloop")
+    kept: list[Any] = []
+    break_off()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        break_off()
+    assert len(os.listdir("/proc/self/fd")) == before
+    for task in kept:
+        if isinstance(task, asyncio.Task):
+            task.get_coro().close()

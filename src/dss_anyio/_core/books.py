@@ -98,9 +98,10 @@ class Books:
         return NOT_RECEIVED
 
     def receive_all(self, opened: list[tuple[Source, Any]]) -> list[Any]:
-        """``receive`` for a whole batch. Ctrl-C in a ``decode`` is kept if there are items.
+        """``receive`` for a part of a batch. What a ``decode`` raises to end the program is kept.
 
-        They have left the line and must reach the caller, so the next call raises it.
+        Items of this part, or of an earlier one, have left the line and must reach the caller. So
+        ``Taking.take_many`` raises it: at once if there is no item, or else the next time.
         """
         batch: list[Any] = []
         for source, item in opened:
@@ -111,8 +112,6 @@ class Books:
             else:
                 if received:
                     batch.append(decoded)
-        if not batch:
-            self.raise_interrupt()
         return batch
 
     def raise_interrupt(self) -> None:

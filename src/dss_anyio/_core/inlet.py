@@ -224,18 +224,19 @@ class Inlet(Waiter):
 
     def _tell(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> bool:
         """The question was settled: wake its asker. False if that has gone."""
-        question = self.asked.pop(ask, None)
+        question = self.asked.get(ask)
         if question is None or question.outcome is None:
             return False
         ending, value = question.outcome
         if ending == "released":
+            self.asked.pop(ask, None)
             ask.settle(RELEASED, b"")
             return True  # it was released by the ring already
         status, answer = UNANSWERED, b""
         if ending == "answered":
             try:
                 status, answer = OK, _as_bytes(value) if encode is None else encode(value)
-            except Exception as exc:  # a wrong answer is an error on our side
+            except BaseException as exc:  # a wrong answer is an error on our side, of any kind
                 self._books.report(self.lane.source, exc)
                 status, answer = REFUSED, _text_of(exc)
         elif ending == "refused":
@@ -243,6 +244,7 @@ class Inlet(Waiter):
             if report:
                 self._books.report(self.lane.source, value)
         there = ask.settle(status, answer)
+        self.asked.pop(ask, None)  # last: if Ctrl-C strikes in here, we are called once more
         self.leave_if_done()
         return there
 

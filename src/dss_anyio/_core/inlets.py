@@ -155,6 +155,8 @@ class Inlets(NotCopied):
                 return []  # before it is another one's turn to be first
         batch: list[Any] = []
         for inlet in self._in_turn():
+            if self._books.interrupt is not None:
+                break  # it is raised before anything else is taken
             there = inlet.ring.count()
             if most is not None:
                 there = min(there, most - len(batch))

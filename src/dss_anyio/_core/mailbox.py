@@ -260,6 +260,8 @@ class Mailbox(Taking):
             self.take_back(lane)  # an item whose turn is yet to come, or was lost to a Ctrl-C
             lane.source.lanes.clear()  # they refer to each other; so nothing needs a collector
             lane.source.kept.clear()
+        if self.inlets is not None:
+            self.inlets.hand_back(None)  # while what makes their items is there still
         self._empty_lent()
 
     def lend(self, held: list[Any] | dict[int, Any] | Inlets) -> None:

@@ -159,9 +159,11 @@ class Taking(NotCopied):
         batch: list[Any] = []
         if self.inlets is not None:
             batch = self.inlets.take_many(most, bool(line.entries))
-            if batch and (len(batch) == most or self.books.interrupt or not line.entries):
+            if batch and (len(batch) == most or not line.entries):
                 return batch
         for _ in range(MOST_MISSES):
+            if self.books.interrupt is not None:
+                break
             want = None if most is None else most - len(batch)
             entries = [] if line.marked else line.take_many(want)
             # Read after the entries were taken: a turn among them was put after this was written.
@@ -178,8 +180,10 @@ class Taking(NotCopied):
                 opened, over = list(filter(None, map(self.open, entries))), not entries
             batch += self.books.receive_all(opened)
             # Husks, and items that cannot be decoded, are neither items nor the end of the line.
-            if over or (batch and (most is None or len(batch) == most or self.books.interrupt)):
+            if over or (batch and (most is None or len(batch) == most)):
                 break
+        if not batch:
+            self.books.raise_interrupt()
         return batch
 
     def _one_by_one(self, most: int | None) -> tuple[list[tuple[Source, Any]], bool]:

@@ -111,6 +111,9 @@ def abandon_those_in(
     for mailbox in _open_mailboxes():
         if mailbox.home.loop == loop:
             abandon(mailbox)
+            inlets = mailbox.inlets
+            if inlets is not None and inlets.watch is None:
+                inlets.bell.close()  # the loop was about to watch it
 
 
 # -- 2. The hub is garbage -------------------------------------------------------------------------

@@ -253,8 +253,16 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
         self._catch_up(self._alarm.neighbour)
 
     def _catch_up(self, listener: Doorbell | Notifier | None) -> None:
-        """Ring for what was sent before *listener* was there to be rung. It is there by now."""
-        if self._has_news:
+        """Ring for what was sent before *listener* was there to be rung. It is there by now.
+
+        If there is nothing, whoever was told last may have found nothing either (an item that was
+        taken back), and then nobody arms the bell before the next ``poll()``. So we do, and *then*
+        look once more.
+        """
+        mailbox = self._mailbox
+        if not (self._has_news or mailbox.reports):
+            mailbox.bell.arm(self._alarm)
+        if self._has_news or mailbox.reports:
             self._alarm.ring(listener)
 
     def _connect(self, bell: Any) -> int:

@@ -112,6 +112,11 @@ class Functions:
 
 
 def can_be_native(signature: Signature) -> bool:
-    """Is there an extension module with libffi, and can it make this function?"""
-    has_libffi = hasattr(_native.dss, "make_closure")
-    return has_libffi and len(signature.codes) <= _native.dss.MOST_ARGUMENTS
+    """Is there an extension module with libffi, and can it make this function?
+
+    A prototype of ``ctypes.PYFUNCTYPE`` says that the caller holds the GIL, and goes on holding it:
+    a function in C that waited would keep the hub from answering.
+    """
+    if signature.keeps_the_gil or not hasattr(_native.dss, "make_closure"):
+        return False
+    return len(signature.codes) <= int(_native.dss.MOST_ARGUMENTS)

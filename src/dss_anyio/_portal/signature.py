@@ -19,8 +19,10 @@ Strings and buffers are copied during the call.
 from __future__ import annotations
 
 import ctypes
+import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from operator import index, itemgetter
 from typing import Any, NamedTuple, cast
 
@@ -48,6 +50,8 @@ _PLAIN: dict[str, Any] = {
 _POINTERS = POINTER + TEXTS
 _ctypes: Any = ctypes  # of whose classes only the instances have public names
 _base, _pointer, _simple = _ctypes._CFuncPtr, _ctypes._Pointer, _ctypes._SimpleCData
+_PYTHONAPI = 4  # the flag of ``PYFUNCTYPE``, as ``_ctypes.FUNCFLAG_PYTHONAPI``
+_LONGEST_STRING = 2**31 - 1  # ``string_at`` takes the length as an int of C
 _NATIVE = "__ctype_le__" if sys.byteorder == "little" else "__ctype_be__"
 
 
@@ -87,6 +91,7 @@ class Signature:
             self.result == POINTER and getattr(result, "_type_", None) != POINTER
         ):
             raise TypeError(f"the result: a callback cannot return {result!r}; use c_void_p")
+        self.keeps_the_gil: bool = bool(kind._flags_ & _PYTHONAPI)
         self.parts: list[Part] = list(self._parts(arguments, buffers or {}, skip))
 
     def _parts(
@@ -147,8 +152,8 @@ class Signature:
             return bool(value)
         if code == "c" and isinstance(value, bytes) and len(value) == 1:
             return value
-        if code in FLOATING and isinstance(value, (int, float)):
-            return float(value)
+        if code in FLOATING and isinstance(value, Real):
+            return _as_floating(value, code)
         try:
             if code in FLOATING:
                 raise TypeError
@@ -191,6 +196,17 @@ class Signature:
         return pack
 
 
+def _as_floating(value: Any, code: str) -> float:
+    try:
+        number = float(value)
+        if code == "f":
+            struct.pack("<f", number)
+    except OverflowError:
+        kind = _PLAIN[code].__name__
+        raise ValueError(f"{value!r} cannot be returned to C as {kind}: it is too large") from None
+    return number
+
+
 def size_of(code: str) -> int:
     """How many bytes a type has, by its letter."""
     return ctypes.sizeof(_PLAIN[code])
@@ -204,7 +220,12 @@ def _value(part: Part, args: tuple[Any, ...]) -> Any:
     value = args[part.at]
     if part.length is None or value is None:
         return value
-    return ctypes.string_at(value, max(0, args[part.length]) * part.size)
+    size = max(0, args[part.length]) * part.size
+    if size <= _LONGEST_STRING:
+        return ctypes.string_at(value, size)
+    if size > sys.maxsize:
+        raise OverflowError(f"a buffer of {size} bytes is longer than any memory")
+    return bytes((ctypes.c_char * size).from_address(value))
 
 
 def _code(kind: Any, what: str) -> str:
@@ -227,9 +248,12 @@ def _size_of_element(kind: Any, i: int) -> int:
         return ctypes.sizeof(ctypes.c_wchar) if kind._type_ == "Z" else 1
     element: Any = getattr(kind, "_type_", None)
     try:
-        return ctypes.sizeof(element)
+        size = ctypes.sizeof(element)
     except TypeError:
-        raise TypeError(f"buffers: nobody knows how long what argument {i} points to is") from None
+        size = 0
+    if not size:  # a structure without fields stands for one that nobody may look into
+        raise TypeError(f"buffers: nobody knows how long what argument {i} points to is")
+    return size
 
 
 def _all_of(indexes: Any, what: str) -> Any:
