@@ -22,7 +22,7 @@ suite=unstable
 # With what compiles those of the tests' libraries that have no wheels for the newest yet.
 packages="python3.14-venv python3.15-venv pypy3-venv gcc g++ make python3.14-dev python3.15-dev libffi-dev"
 # Some tests wake a real Lua program, start a broker, open a window.
-for_tests="lua5.1 lua-socket mosquitto xvfb xauth"
+for_tests="lua5.1 lua-socket mosquitto xvfb xauth libglib2.0-0t64 libegl1"
 repository=$(cd "$(dirname "$0")/.." && pwd)
 
 complain() {

@@ -120,10 +120,9 @@ def test_in_a_user_namespace_root_may_be_somebody_else(
     program.do(f"{LAST_IMPORTS}; import ctypes; libc = ctypes.CDLL(None)")
     program.do(f"os.setgid({NOBODY}); os.setuid({NOBODY}); libc.prctl(4, 1, 0, 0, 0)  # dumpable")
     program.do("alone = not libc.unshare(0x10000000)")
-    with open(f"/proc/{program.process.pid}/uid_map", "w") as uid_map:
+    with open(f"/proc/{program.process.pid}/uid_map", "wb", buffering=0) as uid_map:
         try:
-            uid_map.write(f"0 {NOBODY} 1\n")
-            uid_map.flush()
+            uid_map.write(b"0 %d 1\n" % NOBODY)
         except OSError:
             pytest.skip("there can be no user namespace here")
     program.do(f"assert (os.geteuid(), os.stat('/').st_uid) == (0, {NOBODY})")

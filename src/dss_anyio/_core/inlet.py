@@ -130,17 +130,22 @@ class Inlet(Waiter):
         """Take out the oldest item, or request; NOTHING if there is none."""
         before, self.taking = self.taking, True
         try:
-            while True:
-                taken = self.ring.take()
-                if taken is None:
-                    break
-                item = self.open(taken)
-                if item is not NOTHING:
-                    return item
+            item = self._take()
         finally:
             self.taking = before
-        self.leave_if_done()
-        return NOTHING
+        if item is NOTHING:
+            self.leave_if_done()
+        return item
+
+    def _take(self) -> Any:
+        """A loop by itself: see ``_acquire_in_slices``."""
+        while True:
+            taken = self.ring.take()
+            if taken is None:
+                return NOTHING
+            item = self.open(taken)
+            if item is not NOTHING:
+                return item
 
     def open(self, taken: Any) -> Any:
         """The item of what was *taken* out of the ring: itself, or a request.

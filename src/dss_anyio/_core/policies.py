@@ -25,7 +25,7 @@ from .books import Books
 from .line import Line, Ticket, judged
 from .places import FEW, MANY, Places
 from .source import Lane
-from .steps import ENOUGH_STACK, OUT_OF_MEANS, reach
+from .steps import ENOUGH_STACK, OUT_OF_MEANS, one_call, reach
 from .waiter import InTurn
 
 Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
@@ -97,7 +97,8 @@ class DropOldest(DropNewest):
 
     def put(self, lane: Lane, item: object) -> bool:
         free = self.pile
-        ticket = Ticket(lane)  # before anything has happened: this may be the end of the stack
+        ticket = Ticket(lane)
+        one_call()  # before anything has happened: this may be the end of the stack
         oldest: Ticket | None = None
         dropped: Any = None
         while True:

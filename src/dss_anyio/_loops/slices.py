@@ -167,14 +167,19 @@ def _slices(
     me = object() if what is None else what
     _waiting[me] = None
     try:
-        while True:
-            crowded = 0.0 if steady else len(_waiting) / LOOKS_PER_SECOND * uniform(0.75, 1.25)
-            left = deadline - time.monotonic()
-            now = min(max(slice_, crowded), LONGEST_SLICE)
-            yield max(0.0, min(now, left))
-            if left <= now:
-                return
-            if not steady:
-                slice_ = min(2 * slice_, LONGEST_SLICE)
+        yield from _pieces(deadline, steady, slice_)
     finally:
         _waiting.pop(me, None)
+
+
+def _pieces(deadline: float, steady: bool, slice_: float) -> Iterator[float]:
+    """The loop of ``_slices``. By itself: see ``_acquire_in_slices``."""
+    while True:
+        crowded = 0.0 if steady else len(_waiting) / LOOKS_PER_SECOND * uniform(0.75, 1.25)
+        left = deadline - time.monotonic()
+        now = min(max(slice_, crowded), LONGEST_SLICE)
+        yield max(0.0, min(now, left))
+        if left <= now:
+            return
+        if not steady:
+            slice_ = min(2 * slice_, LONGEST_SLICE)
