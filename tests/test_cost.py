@@ -342,7 +342,8 @@ def end_alone(hub: dss.PolledHub[int], portal: dss.Portal[int]) -> None:
     """As the end of an ``open_source`` block."""
     mailbox, source = hub._mailbox, portal._lane.source
     mailbox.registry.release(source)
-    assert end_source(mailbox, source) == []
+    end_source(mailbox, source, None, errors := [])
+    assert errors == []
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,32 @@ class Home:
     # Calls plain functions as if in a task; made when it is first used.
     surround: Callable[..., Any] | None = None
     has_tasks: bool = False  # may there be tasks in the hub's task group?
+    # What threads wait for that runs in the event loop: see ``_ending/errand``.
+    errands: dict[Any, None] | None = None
+    loop_is_over: bool = False  # nothing runs in it any more: it was closed, or its thread has left
 
     def come_home(self) -> None:
         """From now on this thread is the one that receives."""
         self.thread = threading.current_thread()
         self.ident = get_ident()
+
+    def enter_errand(self, errand: Any) -> bool:
+        """Enter *errand*, which is told if the loop is over. Returns whether that is so already.
+
+        From any thread. It enters, and *then* reads; who ends the errands writes, and *then* copies
+        them. So it is found, or reads that it is too late.
+        """
+        if self.errands is None:
+            self.__dict__.setdefault("errands", {})
+        assert self.errands is not None
+        self.errands[errand] = None
+        return self.loop_is_over
+
+    def end_errands(self) -> None:
+        """Nothing runs in the event loop any more. From any thread; never waits."""
+        self.loop_is_over = True
+        for errand in list(self.errands or ()):
+            errand.give_up()
 
     @property
     def is_polled(self) -> bool:

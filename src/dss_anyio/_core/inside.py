@@ -22,7 +22,9 @@ from .steps import do_all
 from .waiter import Waiter
 
 # The calls that block their thread, by the name that ``blocked()`` shows.
-WAITS_IN_A_LOCK = {"send", "send_many", "request", "call", "start_task", "feed.take", "deliver"}
+WAITS_IN_A_LOCK = {
+    *("send", "send_many", "request", "call", "call_within", "start_task", "feed.take", "deliver")
+}
 
 
 class Inside:

@@ -260,8 +260,6 @@ class Mailbox(Taking):
             self.take_back(lane)  # an item whose turn is yet to come, or was lost to a Ctrl-C
             lane.source.lanes.clear()  # they refer to each other; so nothing needs a collector
             lane.source.kept.clear()
-        if self.inlets is not None:
-            self.inlets.hand_back(None)  # while what makes their items is there still
         self._empty_lent()
 
     def lend(self, held: list[Any] | dict[int, Any] | Inlets) -> None:
@@ -278,7 +276,8 @@ class Mailbox(Taking):
     def _empty_lent(self) -> None:
         while self.lent:
             try:
-                held = self.lent.pop()
+                # The oldest: first the inlets, and then what makes items of what they hand back.
+                held = self.lent.pop(0)
             except IndexError:
                 return  # another thread does it, too
             held.clear()

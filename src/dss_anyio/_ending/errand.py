@@ -72,7 +72,7 @@ class Errand:
                 way_in.start_alone(lambda: self._work(coroutine), self._context, self._what)
             except BaseException as exc:
                 self._error = exc
-                self._done.release()
+                self._end()
 
         self.sent = True
         try:
@@ -83,7 +83,7 @@ class Errand:
                     f"{self._what} returns a coroutine, and a polled hub has no event loop to run "
                     "it; give a plain function, or open the hub with open_hub() or start_hub()"
                 )
-            if self._home.is_here():
+            if self._home.enter_errand(self) or self._home.is_here():
                 raise self._cannot_run("its event loop does not run any more")
             try:
                 call_soon(begin)
@@ -96,16 +96,30 @@ class Errand:
                 self.cancel()
                 ended = acquire(self._done, GRACE)
         finally:
+            if self._home.errands is not None:
+                self._home.errands.pop(self, None)
             if self._turn.decide("called off"):
                 coroutine.close()  # or Python says that nobody has awaited it
-        if self._turn.decision != "begun":
-            raise self._cannot_run(f"its event loop has not come to it within {limit} s")
         if self._error is not None:
             raise self._error
+        if self._turn.decision != "begun":
+            raise self._cannot_run(f"its event loop has not come to it within {limit} s")
         if self._cancelled and (not ended or self._scope is None or self._scope.cancelled_caught):
             goes_on = "it was cancelled" if ended else "it was cancelled, but goes on"
             raise TimeoutError(f"{self._what} takes longer than {limit} s; {goes_on}")
         return self._value
+
+    def give_up(self) -> None:
+        """The event loop is over, and does not come back to the coroutine. From any thread."""
+        if self._error is None:
+            self._error = self._cannot_run("its event loop was closed or left meanwhile")
+        self._end()
+
+    def _end(self) -> None:
+        try:
+            self._done.release()
+        except RuntimeError:
+            pass  # the loop was over, and this had been given up
 
     def cancel(self) -> bool:
         """Cancel the coroutine, also one that is yet to begin. From any thread; never waits.
@@ -133,17 +147,17 @@ class Errand:
                 if self._cancelled:
                     self._scope.cancel()
                 self._value = await coroutine
+        except GeneratorExit:  # first: there is no loop now that could be asked what its own are
+            self._error = self._cannot_run("its event loop was closed meanwhile")
+            raise
         except get_cancelled_exc_class() as exc:
             self._error = RuntimeError(f"{self._what} was cancelled, and not by the hub")
             self._error.__cause__ = exc
             raise
-        except GeneratorExit:
-            self._error = self._cannot_run("its event loop was closed meanwhile")
-            raise
         except BaseException as exc:
             self._error = exc  # Ctrl-C in it is raised where the hub ends
         finally:
-            self._done.release()
+            self._end()
 
     def _cannot_run(self, why: str) -> RuntimeError:
         return RuntimeError(

@@ -91,8 +91,10 @@ def end_sources(
     use, and must not wait either: the first may be waiting for a ``stop`` that has called us.
     Coroutines see *context*.
     """
-    timeouts = sum(source.stop_timeout for source in list(mailbox.registry.sources.values()))
-    ending = Ending(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + timeouts)
+    registry = mailbox.registry
+    limits = [_at_most(source) for source in list(registry.sources.values())]
+    limits += [_alone_at_most(source) for source in list(registry.stopping)]
+    ending = Ending(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + sum(limits))
     errors = [] if errors is None else errors
     try:
         if not mailbox.ending.decide(ending):
@@ -102,13 +104,24 @@ def end_sources(
         # Sources whose ``open_source`` block is being left. It enters them here before it retires
         # them, so each source was either found above or is found here.
         for source, stopped in list(mailbox.registry.stopping.items()):
-            wait_for(stopped, 2 * source.stop_timeout + LEAVE_TIMEOUT)
+            wait_for(stopped, _alone_at_most(source))
         mailbox.sweep()
     finally:
         if not mailbox.swept and mailbox.ending.decision is ending:
             mailbox.ending.pop(None)  # Ctrl-C has cut it short; the next caller completes it
+        tell_unheard(mailbox, errors)
         ending.done.set()
     return errors
+
+
+def _at_most(source: Source) -> float:
+    """How many seconds ``stop`` below may take."""
+    return source.stop_timeout + 2 * GRACE
+
+
+def _alone_at_most(source: Source) -> float:
+    """And the end of an ``open_source`` block: ``start`` may still run as well."""
+    return source.stop_timeout + GRACE + LEAVE_TIMEOUT + _at_most(source)
 
 
 def _stop_newest_first(mailbox: Mailbox, context: Context | None, errors: list[Trouble]) -> None:
@@ -129,14 +142,14 @@ def _stop_newest_first(mailbox: Mailbox, context: Context | None, errors: list[T
             stop(mailbox, source, context, errors)
 
 
-def end_source(mailbox: Mailbox, source: Source, context: Context | None = None) -> list[Trouble]:
-    """Steps 4 to 6 for *source* alone, after ``Registry.release``. Blocks; returns the errors."""
+def end_source(
+    mailbox: Mailbox, source: Source, context: Context | None, errors: list[Trouble]
+) -> None:
+    """Steps 4 to 6 for *source* alone, after ``Registry.release``. Blocks; adds to *errors*."""
     mailbox.inside.wait_until_left(source, LEAVE_TIMEOUT)
-    errors: list[Trouble] = []
     stop(mailbox, source, context, errors)
     for lane in mailbox.registry.lanes_of(source):
         mailbox.take_back(lane)
-    return errors
 
 
 def together(
@@ -227,6 +240,21 @@ def tell_late(mailbox: Mailbox, trouble: Trouble) -> None:
     source, exc = trouble
     ended = named(source, mailbox.books)
     _logger.error("error at the end of %s, which nobody waits for: %r", ended, exc, exc_info=exc)
+
+
+def tell_all_late(mailbox: Mailbox, errors: list[Trouble]) -> None:
+    for trouble in errors:
+        tell_late(mailbox, trouble)
+
+
+def tell_unheard(mailbox: Mailbox, errors: list[Trouble]) -> None:
+    """The same, and forget them, if the coroutine that awaits them is in a loop that is over.
+
+    In the thread that has come upon them, before it says that it is done: Python may exit then.
+    """
+    if mailbox.home.way_in is not None and mailbox.home.loop_is_over:
+        tell_all_late(mailbox, errors)
+        errors.clear()
 
 
 def _what_it_waits_for(thread: threading.Thread) -> str:

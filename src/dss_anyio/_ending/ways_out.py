@@ -37,7 +37,7 @@ from .._core.errors import other_process
 from .._core.mailbox import Mailbox
 from .._loops.slices import wait_for
 from .._loops.worker import forget_threads, start_daemon
-from .order import end_sources, release_all, tell_late
+from .order import end_sources, release_all, tell_all_late
 
 # -- The open hubs of this process -----------------------------------------------------------------
 #
@@ -110,6 +110,7 @@ def abandon_those_in(
     """End the hubs in the event loop *loop*, which was closed under them (``way.watch_loop``)."""
     for mailbox in _open_mailboxes():
         if mailbox.home.loop == loop:
+            mailbox.home.end_errands()
             abandon(mailbox)
             inlets = mailbox.inlets
             if inlets is not None and inlets.watch is None:
@@ -144,8 +145,7 @@ def _end_orphan(mailbox: Mailbox) -> None:
 
 def _see_to_the_end(mailbox: Mailbox) -> None:
     """Block until steps 4 to 6 are done, here or in the thread that has begun them."""
-    for trouble in end_sources(mailbox):
-        tell_late(mailbox, trouble)
+    tell_all_late(mailbox, end_sources(mailbox))
     ending = mailbox.ending.decision
     if ending is not None:
         wait_for(ending.done, ending.deadline - time.monotonic())
@@ -176,6 +176,8 @@ def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
         # Read once: another thread may poll the hub, and is its home then.
         home = mailbox.home.thread
         if ended(home):
+            if home is None or home is threading.main_thread() or not home.is_alive():
+                mailbox.home.end_errands()  # an event loop of that thread runs no more
             release_all(mailbox)  # the program leaves already, whatever has struck
             left_behind.append(mailbox)
         elif home is not None:

@@ -191,7 +191,10 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
             worker = Worker(
                 partial(end_sources, mailbox, copy_context()), f"dss_anyio: ending {self.name}"
             )
-            outcome = await worker.outlast() or outcome
+            cancelled = await worker.outlast()
+            # Errors of the hub's tasks are nobody else's, and are not lost for a cancellation.
+            if cancelled and (outcome is exc_val or without_cancellation(outcome) is None):
+                outcome = cancelled
             errors = worker.outcome()
         else:
             mailbox.sweep()  # for what may come yet

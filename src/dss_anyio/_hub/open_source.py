@@ -18,7 +18,7 @@ from .._core.mailbox import Mailbox
 from .._core.registry import Registry
 from .._core.source import Source
 from .._ending.errand import GRACE, Errand
-from .._ending.order import Trouble, end_source, errand_to_stop, tell_late
+from .._ending.order import Trouble, end_source, errand_to_stop, tell_late, tell_unheard
 from .._ending.order import stop as stop_source
 from .._loops.closing import may_await
 from .._loops.worker import Worker
@@ -127,11 +127,13 @@ class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a functi
         try:
             drained = False
             if self._drains and outcome is None and not mailbox.ended:
-                drained, outcome = await _drain(mailbox, source, self._context, errors)
+                stop = partial(stop_source, mailbox, source, self._context, errors)
+                work = partial(_work, mailbox, stop, errors, stopped)
+                drained, outcome = await _drain(mailbox, source, work)
             if not drained:
-                cancelled = await _end(
-                    mailbox, source, self._starting, self._errand, self._context, errors
-                )
+                end = partial(end_source, mailbox, source, self._context, errors)
+                work = partial(_work, mailbox, end, errors, stopped)
+                cancelled = await _end(mailbox, source, self._starting, self._errand, work, errors)
                 outcome = cancelled or outcome
         finally:
             stopped.set()
@@ -157,8 +159,19 @@ def _stop_late(
         tell_late(mailbox, Trouble(source.name, exc))
 
 
+def _work(
+    mailbox: Mailbox, func: Callable[[], object], errors: list[Trouble], stopped: Event
+) -> None:
+    """Call *func*, in a thread, and say that it is done, also if the event loop is gone by then."""
+    try:
+        func()
+    finally:
+        tell_unheard(mailbox, errors)
+        stopped.set()
+
+
 async def _drain(
-    mailbox: Mailbox, source: Source, context: Context, errors: list[Trouble]
+    mailbox: Mailbox, source: Source, work: Callable[[], None]
 ) -> tuple[bool, BaseException | None]:
     """Stop the library while its items are still accepted, and close its portals then.
 
@@ -168,7 +181,6 @@ async def _drain(
     everybody, too, and the library is stopped by us all the same, because we have its ``stop``.
     """
     registry = mailbox.registry
-    work = partial(stop_source, mailbox, source, context, errors)
     stopping = Worker(work, f"dss_anyio: draining {source.name}")
     try:
         await stopping.result()
@@ -194,7 +206,7 @@ async def _end(
     source: Source,
     starting: Worker[Any],
     errand: Errand,
-    context: Context,
+    work: Callable[[], None],
     errors: list[Trouble],
 ) -> BaseException | None:
     """End *source* alone; returns a native cancellation that came meanwhile."""
@@ -217,11 +229,9 @@ async def _end(
             )
         )
     if source.retired != "hub":  # else its end stops the library
-        ending = Worker(
-            partial(end_source, mailbox, source, context), f"dss_anyio: ending {source.name}"
-        )
+        ending = Worker(work, f"dss_anyio: ending {source.name}")
         cancelled = await ending.outlast() or cancelled
-        errors.extend(ending.outcome())
+        ending.outcome()
     return cancelled
 
 

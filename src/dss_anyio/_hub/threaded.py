@@ -13,7 +13,7 @@ import anyio
 
 from .._core.errors import title
 from .._core.policies import Overflow
-from .._core.reports import OnError
+from .._core.reports import OnError, tell
 from .._loops.slices import join, result
 from .base import mailbox_of
 from .hub import Hub
@@ -54,6 +54,7 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
         self._hub: Hub[T_Item, T_Received] = Hub(
             max_buffer_size, overflow=overflow, name=name, on_error=on_error
         )
+        self._on_error: OnError | None = on_error
         self._backend: str = backend
         self._backend_options: dict[str, Any] | None = backend_options
         self._opened: Future[anyio.Event] = Future()
@@ -117,4 +118,9 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
             return
         self._tell_to_leave(self._leave)
         join(self._thread)
-        self._ended.result()
+        try:
+            self._ended.result()
+        except Exception as exc:
+            if not isinstance(exc_val, (KeyboardInterrupt, SystemExit)):
+                raise
+            tell(self._on_error, exc, None, mailbox_of(self._hub).books)  # the body's goes on

@@ -94,6 +94,8 @@ async def outlast(done: Event) -> BaseException | None:
         try:
             with CancelScope(shield=True):
                 await done.wait()
+        except GeneratorExit:
+            raise  # first: there is no loop now that could be asked what its own are
         except get_cancelled_exc_class() as exc:
             cancelled = exc
     return cancelled

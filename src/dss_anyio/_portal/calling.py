@@ -284,6 +284,8 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
         self._caller = caller
         self._cm = cm
 
+    _future: Future[bool | None] | None = None  # while it is entered
+
     async def _run(self, *, task_status: Any) -> bool | None:
         self._leave = Event()
         self._info: tuple[Any, Any, Any] = (None, None, None)
@@ -297,6 +299,8 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
         return await self._cm.__aexit__(*self._info)
 
     def __enter__(self) -> T_Value_co:
+        if self._future is not None:
+            raise RuntimeError("this context manager is entered already; wrap another one")
         run: Callable[..., Coroutine[Any, Any, bool | None]] = self._run
         self._future, value = self._caller.start_task(run)
         return value  # type: ignore[no-any-return]  # what __aenter__ has returned
@@ -308,11 +312,13 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
         exc_tb: TracebackType | None,
     ) -> bool | None:
         self._info = exc_type, exc_val, exc_tb
+        future, self._future = self._future, None
+        assert future is not None
         try:
             self._caller.call(self._leave.set)
-            return result(self._future)
+            return result(future)
         except BaseException:
-            self._future.cancel()  # if the caller gives up, the task is cancelled, as in ``call``
+            future.cancel()  # if the caller gives up, the task is cancelled, as in ``call``
             raise
 
 

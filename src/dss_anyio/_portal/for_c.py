@@ -112,7 +112,9 @@ class ForC(Asker[T_contra]):
         is not, C gets *default* and ``on_error`` a TypeError or ValueError. If *prototype* returns
         nothing, the function waits all the same. In the hub's own thread, where nobody would
         answer, C gets *default* at once. *convert* is called in the library's thread, or, if the
-        function is native, in the one that answers.
+        function is native, in the one that answers; whatever it raises is reported to ``on_error``.
+        A native function waits without the GIL, so its caller must not hold that: if it does
+        (``ctypes.PYFUNCTYPE``), the function goes through Python.
 
         :raises TypeError: as :meth:`c_callback`; if *default* is not of the type of the result; if
             *convert* is not callable, or is a coroutine function
