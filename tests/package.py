@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -143,6 +144,8 @@ def check_that_it_works(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
+    # A shell starts what runs in the background with SIGINT ignored, and ``doctor`` complains.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as directory:
         empty = Path(directory, "empty")
         empty.mkdir()
