@@ -50,7 +50,6 @@ _PLAIN: dict[str, Any] = {
 _POINTERS = POINTER + TEXTS
 _ctypes: Any = ctypes  # of whose classes only the instances have public names
 _base, _pointer, _simple = _ctypes._CFuncPtr, _ctypes._Pointer, _ctypes._SimpleCData
-_PYTHONAPI = 4  # the flag of ``PYFUNCTYPE``, as ``_ctypes.FUNCFLAG_PYTHONAPI``
 _LONGEST_STRING = 2**31 - 1  # ``string_at`` takes the length as an int of C
 _NATIVE = "__ctype_le__" if sys.byteorder == "little" else "__ctype_be__"
 
@@ -91,7 +90,7 @@ class Signature:
             self.result == POINTER and getattr(result, "_type_", None) != POINTER
         ):
             raise TypeError(f"the result: a callback cannot return {result!r}; use c_void_p")
-        self.keeps_the_gil: bool = bool(kind._flags_ & _PYTHONAPI)
+        self.keeps_the_gil: bool = bool(kind._flags_ & _ctypes._FUNCFLAG_PYTHONAPI)
         self.parts: list[Part] = list(self._parts(arguments, buffers or {}, skip))
 
     def _parts(
@@ -176,7 +175,8 @@ class Signature:
         kinds = [_PLAIN[POINTER if i in pointers else code] for i, code in enumerate(self.codes)]
         result = None if self.result == VOID else _PLAIN[self.result]
         # Without this flag it is of Windows' other calling convention.
-        make: Any = _ctypes.CFUNCTYPE if self.prototype._flags_ & 1 else _ctypes.WINFUNCTYPE
+        is_cdecl = self.prototype._flags_ & _ctypes._FUNCFLAG_CDECL
+        make: Any = _ctypes.CFUNCTYPE if is_cdecl else _ctypes.WINFUNCTYPE
         return make(result, *kinds)
 
     def packer(self) -> Callable[..., tuple[Any, ...]]:
