@@ -103,7 +103,7 @@ def end_sources(
         _stop_newest_first(mailbox, context, errors)
         # Sources whose ``open_source`` block is being left. It enters them here before it retires
         # them, so each source was either found above or is found here.
-        for source, stopped in list(mailbox.registry.stopping.items()):
+        for source, stopped in list(registry.stopping.items()):
             wait_for(stopped, _alone_at_most(source))
         mailbox.sweep()
     finally:

@@ -165,8 +165,12 @@ def _at_exit() -> None:
     ends without having ended its hub, a thread of ours does it then.
     """
     _exiting.append(None)  # before the look at the open hubs: see ``watch``
-    main = threading.main_thread()
-    _end_those_of(lambda home: home is None or home.daemon or home is main or not home.is_alive())
+    _end_those_of(lambda home: home is None or home.daemon or _has_left(home))
+
+
+def _has_left(home: threading.Thread | None) -> bool:
+    """Does no event loop run in it any more? (The main thread exits, or has ended.)"""
+    return home is None or home is threading.main_thread() or not home.is_alive()
 
 
 def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
@@ -176,8 +180,8 @@ def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
         # Read once: another thread may poll the hub, and is its home then.
         home = mailbox.home.thread
         if ended(home):
-            if home is None or home is threading.main_thread() or not home.is_alive():
-                mailbox.home.end_errands()  # an event loop of that thread runs no more
+            if _has_left(home):
+                mailbox.home.end_errands()
             release_all(mailbox)  # the program leaves already, whatever has struck
             left_behind.append(mailbox)
         elif home is not None:

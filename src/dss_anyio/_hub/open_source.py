@@ -124,16 +124,15 @@ class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a functi
         outcome = struck
         errors: list[Trouble] = []
         stopped = mailbox.registry.stopping[source] = Event()  # the end of the hub waits for it
+        work = partial(_work, mailbox, source, self._context, errors, stopped)
         try:
             drained = False
             if self._drains and outcome is None and not mailbox.ended:
-                stop = partial(stop_source, mailbox, source, self._context, errors)
-                work = partial(_work, mailbox, stop, errors, stopped)
-                drained, outcome = await _drain(mailbox, source, work)
+                stop = partial(work, stop_source)
+                drained, outcome = await _drain(mailbox, source, stop)
             if not drained:
-                end = partial(end_source, mailbox, source, self._context, errors)
-                work = partial(_work, mailbox, end, errors, stopped)
-                cancelled = await _end(mailbox, source, self._starting, self._errand, work, errors)
+                end = partial(work, end_source)
+                cancelled = await _end(mailbox, source, self._starting, self._errand, end, errors)
                 outcome = cancelled or outcome
         finally:
             stopped.set()
@@ -160,11 +159,16 @@ def _stop_late(
 
 
 def _work(
-    mailbox: Mailbox, func: Callable[[], object], errors: list[Trouble], stopped: Event
+    mailbox: Mailbox,
+    source: Source,
+    context: Context,
+    errors: list[Trouble],
+    stopped: Event,
+    step: Callable[[Mailbox, Source, Context, list[Trouble]], None],
 ) -> None:
-    """Call *func*, in a thread, and say that it is done, also if the event loop is gone by then."""
+    """Do *step*, in a thread, and say that it is done, also if the event loop is gone by then."""
     try:
-        func()
+        step(mailbox, source, context, errors)
     finally:
         tell_unheard(mailbox, errors)
         stopped.set()
