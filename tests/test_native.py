@@ -29,6 +29,7 @@ from c_threads import (
     Pool,
     c,
     c_code,
+    function,
     in_order,
     needs_the_extension,
     send,
@@ -341,8 +342,6 @@ async def test_a_wait_for_room_ends_in_time(c: ctypes.CDLL) -> None:
 
 
 async def test_the_hubs_own_thread_does_not_wait_for_itself() -> None:
-    from c_threads import function
-
     wait = function("dss_send_wait", ctypes.c_char_p, ctypes.c_size_t, ctypes.c_double)
     async with dss.open_hub() as hub:
         sender = hub.portal.native_sender(1)
@@ -352,8 +351,6 @@ async def test_the_hubs_own_thread_does_not_wait_for_itself() -> None:
 
 async def test_a_thread_that_has_the_ident_of_one_that_has_polled_may_wait() -> None:
     """A pthread_t is the next thread's as soon as one has ended."""
-    from c_threads import function
-
     wait = function("dss_send_wait", ctypes.c_char_p, ctypes.c_size_t, ctypes.c_double)
     with dss.open_polled_hub() as hub:
         sender = hub.portal.native_sender(1)

@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import pytest
+from c_threads import send
 from conftest import BACKENDS, registered
 
 import dss_anyio as dss
@@ -281,8 +282,6 @@ def test_what_ends_the_program_in_a_decode_loses_no_item_of_another_source(
         good = hub.register("good", decode=_refuse_husks)
         later = failing.native_sender() if then == "native" else None
         if first == "native":
-            from c_threads import send
-
             sender = good.native_sender()
             send(sender, b"1")
             send(sender, b"2")
@@ -291,8 +290,6 @@ def test_what_ends_the_program_in_a_decode_loses_no_item_of_another_source(
         if later is None:
             failing.send(b"x")
         else:
-            from c_threads import send
-
             send(later, b"x")
         received: list[Any] = []
         struck = 0

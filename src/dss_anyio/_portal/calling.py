@@ -283,8 +283,7 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
     def __init__(self, caller: Caller, cm: AbstractAsyncContextManager[T_Value_co]) -> None:
         self._caller = caller
         self._cm = cm
-
-    _future: Future[bool | None] | None = None  # while it is entered
+        self._future: Future[bool | None] | None = None  # while it is entered
 
     async def _run(self, *, task_status: Any) -> bool | None:
         self._leave = Event()

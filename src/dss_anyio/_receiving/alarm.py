@@ -67,12 +67,12 @@ class Alarm:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for news and leave it there. False if there was none within *timeout* seconds."""
-        at_the_doorbell = self.inlets is not None and self.doorbell is not None
+        doorbell = None if self.inlets is None else self.doorbell
         # Even then it may have been called before there was a doorbell; nobody has armed it since.
-        if self._news.wait(0 if at_the_doorbell else timeout):
+        if self._news.wait(timeout if doorbell is None else 0):
             self._news.set()
             return True
-        return self.doorbell.wait(timeout) if at_the_doorbell and self.doorbell else False
+        return doorbell is not None and doorbell.wait(timeout)
 
     def reset(self, bell: Bell) -> None:
         """Forget the news and arm the bell. The caller looks at the queue afterwards."""
