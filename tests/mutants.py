@@ -1330,6 +1330,22 @@ MUTANTS = [
     ),
     Mutant(
         "N3",
+        "a cell is taken without a swap, so that two may write to it",
+        "_native/ring.c",
+        "            !atomic_exchange(&candidate->taken, true)) {\n",
+        "            (atomic_store(&candidate->taken, true), true)) {\n",
+        "test_native_ring.py::test_each_threads_items_pass_in_order_and_once",
+    ),
+    Mutant(
+        "N3",
+        "a putter that has found no cell says that it is full, although others have got on",
+        "_native/ring.c",
+        "            if (RARE(!has_cell) && atomic_load(&ring->tail) != tail) {\n",
+        "            if (false) {\n",
+        "test_native_ring.py::test_who_looks_for_a_free_cell_and_is_overtaken_looks_again",
+    ),
+    Mutant(
+        "N3",
         "an item that was claimed has a place until the head is moved",
         "_native/ring.c",
         "        if (RARE(full) && was_claimed(ring, head, atomic_load(slot_of(ring, head)))) {\n",

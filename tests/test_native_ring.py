@@ -103,6 +103,10 @@ def test_a_put_does_not_wait_for_those_who_have_all_cells(stress: Stress) -> Non
     stress("no_cell")
 
 
+def test_who_looks_for_a_free_cell_and_is_overtaken_looks_again(stress: Stress) -> None:
+    stress("a_cell_behind")
+
+
 def test_who_drops_the_oldest_item_has_one_cell_all_the_time(stress: Stress) -> None:
     stress("one_cell_each")
 

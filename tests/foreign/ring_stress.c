@@ -17,18 +17,22 @@ static void *copy_and_look_up(void *to, const void *from, unsigned long size) {
     return memcpy(to, from, size);
 }
 
-/* And once, after an atomic subtraction of bell.c. */
-static void (*after_a_step)(void);
+/* And once, after an atomic subtraction of bell.c, or before a swap without a comparison. */
+static void (*at_a_step)(void);
 
 static void look_up(void) {
-    void (*interrupt)(void) = after_a_step;
+    void (*interrupt)(void) = at_a_step;
     if (interrupt) {
-        after_a_step = NULL;
+        at_a_step = NULL;
         interrupt();
     }
 }
 
 /* Both with what they keep to themselves, so that a test can stand between their steps. */
+#include <stdatomic.h>
+#undef atomic_exchange
+#define atomic_exchange(where, value)                                                              \
+    (look_up(), atomic_exchange_explicit(where, value, memory_order_seq_cst))
 #define memcpy copy_and_look_up
 #include "ring.c"
 #undef memcpy
@@ -576,17 +580,35 @@ static void no_cell(void) {
 
 static long free_cells(void) {
     long many = 0;
-    for (uint32_t next = (uint32_t)ring->pile; next; next = cell_of(ring, next - 1)->next) {
-        many++;
+    for (uint32_t number = 0; number < ring->cell_count; number++) {
+        many += !cell_of(ring, number)->taken;
     }
     return many;
 }
 
-static void look_at_the_pile(void) { CHECK(free_cells() == 2 + SPARE - 2); }
+static void look_at_the_cells(void) { CHECK(free_cells() == 2 + SPARE - 2); }
+
+/* Another one takes the only free cell, and one becomes free that was passed. */
+static void others_get_on(void) {
+    CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_OK);
+    give_back_cell(ring, 0);
+}
+
+/* There is always a free cell, and one who looks for it meets none: it looks again. */
+static void a_cell_behind(void) {
+    uint32_t number;
+    begin(2, DSS_BLOCK);
+    while (take_cell(ring, &number)) {
+    }
+    give_back_cell(ring, ring->cell_count - 1);
+    at_a_step = others_get_on; /* when it has come to the last cell */
+    CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_OK);
+    CHECK(!at_a_step && dss_ring_count(ring) == 2);
+}
 
 static void take_the_last_place(void) {
     CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_OK);
-    in_between = look_at_the_pile; /* when the other one has claimed the oldest */
+    in_between = look_at_the_cells; /* when the other one has claimed the oldest */
 }
 
 /* A put that loses its place to another one, and then drops the oldest item, has one cell all the time.
@@ -597,7 +619,7 @@ static void one_cell_each(void) {
     in_between = take_the_last_place;
     CHECK(dss_give(sender, "", 0, NULL, NULL) == DSS_DROPPED);
     CHECK(!in_between); /* both were called */
-    look_at_the_pile();
+    look_at_the_cells();
 }
 
 static void release_looks(void *data, void *next) {
@@ -717,7 +739,7 @@ static void closed_between_two(void) {
     begin(8, DSS_BLOCK);
     outlet *out = bell->outlets[0];
     int fd = out->fd;
-    after_a_step = write_and_close;
+    at_a_step = write_and_close;
     dss_bell_tell_gone(bell);
     CHECK(fcntl(fd, F_GETFD) >= 0); /* the second one is about to write to it */
     leave_outlet(out);
@@ -879,6 +901,8 @@ int main(int count, char **arguments) {
         claimed_only();
     } else if (!strcmp(name, "no_cell")) {
         no_cell();
+    } else if (!strcmp(name, "a_cell_behind")) {
+        a_cell_behind();
     } else if (!strcmp(name, "one_cell_each")) {
         one_cell_each();
     } else if (!strcmp(name, "closed_between_two")) {

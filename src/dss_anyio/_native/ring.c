@@ -1,8 +1,8 @@
 /* A bounded queue that any thread may put into at any instant, and that cannot be left half-done.
 
-   How it works. Items lie in cells. A free cell is taken from a pile, filled while nobody else sees
-   it, and then its number is put into the slot at the tail, with one compare-and-swap: this is the
-   instant at which the item is accepted. An item is taken by one compare-and-swap on the slot at the
+   How it works. Items lie in cells. A free cell is taken, filled while nobody else sees it, and then
+   its number is put into the slot at the tail, with one compare-and-swap: this is the instant at
+   which the item is accepted. An item is taken by one compare-and-swap on the slot at the
    head. Tail and head only say where to look; whoever finds one that lags behind moves it on.
 
    A slot has a round in its upper half and what it holds in its lower one:
@@ -18,13 +18,13 @@
    1. head <= tail <= head + limit. Every position from head to tail is filled, but for one at the
       end whose putter has not moved the tail yet; and those at the beginning that were claimed by one
       who has not moved the head yet (who takes many moves it once for all of them).
-   2. A cell is in one of four hands: the pile's, a putter's, a slot's, a taker's.
+   2. A cell is free, or in one of three hands: a putter's, a slot's, a taker's.
    3. Once LAST is in a slot, nothing is accepted any more; everything that was accepted is before it.
 
    Why no item is seen half-written: it is written before its number is in a slot.
 
    Why whoever is killed costs nothing but its own item: before the swap nobody knows of its cell,
-   which stays out of the pile (there are SPARE more than the limit, LOT of them for who takes many);
+   which is never free again (there are SPARE more than the limit, LOT of them for who takes many);
    after it, the item is accepted, and the tail is moved by others. A thread that is killed while it
    drops the oldest item costs that one, which was to be dropped, and is not handed back then. (What a
    killed thread does cost: its cell, so that from the 64th on each costs a place as well; and the
@@ -50,8 +50,7 @@
 
    Why a stale reader does no harm: a swap succeeds on the word that was read, and a word never
    comes back, because its round only grows. (32 bits of it: a thread would have to stand still,
-   between two instructions, for exactly 2**32 rounds.) The pile has a count in its word for the same
-   reason.
+   between two instructions, for exactly 2**32 rounds.)
 
    Why accepted means claimed before the close: closing puts LAST into the slot at the tail, by the
    same swap as an item. Either the item is there first, and LAST goes behind it; or LAST is, and the
@@ -68,13 +67,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOT 32 /* cells go back so many at a time: each time is a trip between two processors */
+#define LOT DSS_LOT
 #define SPARE (63 + LOT)
+#define AHEAD 4
 #define LAST UINT32_MAX
 #define CLOSED ((uint64_t)1)
 
 typedef struct { /* all atomic, because who looks at a stale cell reads while another one writes */
-    _Atomic uint32_t next; /* in the pile: the number of the next one + 1, or 0 */
+    _Atomic bool taken; /* by a putter; it is free again when a taker has read it */
     _Atomic int kind;
     _Atomic size_t size;
     _Atomic(const void *) what; /* what was given or delivered, or who asks */
@@ -96,12 +96,12 @@ struct dss_ring {
     _Atomic uint64_t *slots;
     unsigned char *cells;
     size_t item_size, stride;
-    uint32_t limit, shift; /* the number of slots is 1 << shift */
+    uint32_t limit, cell_count, shift; /* the number of slots is 1 << shift */
     int policy;
     _Atomic bool forked; /* made by another process */
 
     LINE _Atomic uint64_t tail; /* twice the position, and the close bit */
-    _Atomic uint64_t pile; /* a count, and the number of the first cell + 1 */
+    _Atomic uint32_t next_cell; /* a hint: the first cell that may be free */
     _Atomic uint64_t inside; /* how many calls are in here */
     _Atomic uint64_t head_seen; /* a head that somebody has read; see "the bound is exact" */
 
@@ -140,7 +140,7 @@ HOT bool dss_ring_is_fork(dss_ring *ring) {
     return atomic_load_explicit(&ring->forked, memory_order_relaxed);
 }
 
-/* -- The pile of free cells ---------------------------------------------------------------------- */
+/* -- Free cells ---------------------------------------------------------------------------------- */
 
 static cell *cell_of(dss_ring *ring, uint32_t number) {
     return (cell *)(void *)(ring->cells + (size_t)number * ring->stride);
@@ -166,46 +166,51 @@ static void fetch_to_read(const void *where) {
 #endif
 }
 
+/* Take the first free cell from where the last one was taken. So cells are used in the order in which
+   they lie, and what a processor is going to write to next it can fetch while it writes to another one:
+   AHEAD cells are about as much work as a trip between two processors takes. (A pile of free cells,
+   which gives the last one that came back, has a processor wait for each: three times as slow.)
+
+   Where to begin is a hint. Two may take it at once; then one of them finds the cell taken, and goes
+   on. Who was held up between the two lines that read it does not set it back.
+
+   False if it has passed all cells, and found none free. One may have become free behind it meanwhile:
+   the caller looks whether others have got on. */
 HOT static bool take_cell(dss_ring *ring, uint32_t *number) {
-    /* acquire: what the taker has read from the cell it did before it gave it back */
-    uint64_t pile = atomic_load_explicit(&ring->pile, memory_order_acquire);
-    for (;;) {
-        uint32_t first = (uint32_t)pile;
-        if (!first) {
-            return false;
-        }
-        /* It may be somebody else's by now, and this number any; then the swap fails. */
-        uint32_t next = atomic_load_explicit(&cell_of(ring, first - 1)->next, memory_order_relaxed);
-        uint64_t rest = (((pile >> 32) + 1) << 32) | next;
-        if (atomic_compare_exchange_weak_explicit(
-                &ring->pile, &pile, rest, memory_order_acquire, memory_order_acquire
-            )) {
-            *number = first - 1;
-            if (next) { /* for the next put */
-                cell *there = cell_of(ring, next - 1);
-                fetch_to_write(there);
-                fetch_to_write((unsigned char *)there + ring->stride - 1);
+    uint32_t hint = atomic_load_explicit(&ring->next_cell, memory_order_relaxed), at = hint;
+    for (uint32_t passed = 0; passed < ring->cell_count; passed++) {
+        cell *candidate = cell_of(ring, at);
+        uint32_t after = at + 1 < ring->cell_count ? at + 1 : 0;
+        /* The swap acquires: what the taker has read from the cell it did before it gave it back. */
+        if (!atomic_load_explicit(&candidate->taken, memory_order_relaxed) &&
+            !atomic_exchange(&candidate->taken, true)) {
+            *number = at;
+            uintptr_t later = (uintptr_t)candidate + AHEAD * ring->stride; /* or behind the last one */
+            fetch_to_write((void *)later);
+            fetch_to_write((void *)(later + ring->stride - 1));
+            if (atomic_load_explicit(&ring->next_cell, memory_order_relaxed) == hint) {
+                atomic_store_explicit(&ring->next_cell, after, memory_order_relaxed);
             }
             return true;
         }
+        uint32_t now = atomic_load_explicit(&ring->next_cell, memory_order_relaxed);
+        at = now == hint ? after : now;
+        hint = now;
     }
-}
-
-/* Those from *first* to *last*, which hang on one another. */
-static void give_back_cells(dss_ring *ring, uint32_t first, uint32_t last) {
-    uint64_t pile = atomic_load_explicit(&ring->pile, memory_order_relaxed);
-    uint64_t with;
-    do {
-        atomic_store_explicit(&cell_of(ring, last)->next, (uint32_t)pile, memory_order_relaxed);
-        with = (((pile >> 32) + 1) << 32) | (first + 1);
-        /* release: our reads of the cells, and each "next", are before the next one's writes */
-    } while (!atomic_compare_exchange_weak_explicit(
-        &ring->pile, &pile, with, memory_order_release, memory_order_relaxed
-    ));
+    return false;
 }
 
 static void give_back_cell(dss_ring *ring, uint32_t number) {
-    give_back_cells(ring, number, number);
+    /* release: our reads of the cell are before the next one's writes */
+    atomic_store_explicit(&cell_of(ring, number)->taken, false, memory_order_release);
+}
+
+/* It was found empty: begin at the first cell again. A queue that is never long uses a few cells, which
+   stay in the cache. */
+static void begin_at_the_first_cell(dss_ring *ring) {
+    if (atomic_load_explicit(&ring->next_cell, memory_order_relaxed)) {
+        atomic_store_explicit(&ring->next_cell, 0, memory_order_relaxed);
+    }
 }
 
 /* memcpy; but what is as small as most messages without a call, into a page that may be far away. */
@@ -296,6 +301,8 @@ HOT bool dss_ring_look(dss_ring *ring, dss_taking *taking, dss_look *look) {
         }
         uint32_t content = (uint32_t)word;
         if (content == 0 || content == LAST) {
+            dss_ring_hand_over(ring, taking);
+            begin_at_the_first_cell(ring);
             return false;
         }
         if (position >= taking->tail) { /* what was there once is there: it only grows */
@@ -347,17 +354,8 @@ bool dss_ring_claim(dss_ring *ring, dss_taking *taking, dss_look *look) {
     if (!claim(ring, look)) {
         return false;
     }
-    uint32_t number = (uint32_t)look->word - 1;
-    if (taking->many) {
-        atomic_store_explicit(
-            &cell_of(ring, number)->next, taking->first + 1, memory_order_relaxed
-        );
-    } else {
-        taking->last = number;
-    }
-    taking->first = number;
+    taking->cells[taking->many++] = (uint32_t)look->word - 1;
     taking->next = look->position + 1;
-    taking->many += 1;
     return true;
 }
 
@@ -368,8 +366,9 @@ void dss_ring_hand_over(dss_ring *ring, dss_taking *taking) {
     uint64_t head = atomic_load(&ring->head);
     while (head < taking->next && !atomic_compare_exchange_weak(&ring->head, &head, taking->next)) {
     } /* others may move it, one by one, over what we have claimed */
-    give_back_cells(ring, taking->first, taking->last);
-    taking->many = 0;
+    while (taking->many) {
+        give_back_cell(ring, taking->cells[--taking->many]);
+    }
     dss_waits_room(ring);
 }
 
@@ -427,6 +426,9 @@ HOT static int put(dss_ring *ring, const dss_item *item) {
         }
         if (!full && !has_cell) {
             has_cell = take_cell(ring, &number);
+            if (RARE(!has_cell) && atomic_load(&ring->tail) != tail) {
+                continue; /* others have put what they took while we looked */
+            }
         }
         if (RARE(full || !has_cell)) { /* no cell: all are in the hands of others, who are in here too */
             if (ring->policy == DSS_BLOCK) {
@@ -602,21 +604,20 @@ static bool allocate(dss_ring *ring) {
         slots *= 2;
         ring->shift += 1;
     }
-    uint32_t cells = ring->limit + SPARE;
+    ring->cell_count = ring->limit + SPARE;
     size_t most = ring->item_size > sizeof(functions) ? ring->item_size : sizeof(functions);
     ring->stride = (sizeof(cell) + most + 7) / 8 * 8;
-    if (ring->stride > (SIZE_MAX - 63) / cells) {
+    if (ring->stride > (SIZE_MAX - 63) / ring->cell_count) {
         return false; /* an address has 32 bits */
     }
     ring->slots = calloc(slots, sizeof(*ring->slots)); /* all are (0, 0) */
-    ring->cells = aligned_alloc(64, (ring->stride * cells + 63) / 64 * 64);
+    ring->cells = aligned_alloc(64, (ring->stride * ring->cell_count + 63) / 64 * 64);
     if (!ring->slots || !ring->cells) {
         return false;
     }
-    for (uint32_t number = 0; number < cells; number++) {
-        atomic_init(&cell_of(ring, number)->next, number + 1 < cells ? number + 2 : 0);
+    for (uint32_t number = 0; number < ring->cell_count; number++) {
+        atomic_init(&cell_of(ring, number)->taken, false);
     }
-    atomic_init(&ring->pile, 1);
     return true;
 }
 

@@ -133,12 +133,14 @@ typedef struct { /* a look at the oldest item, which may be claimed */
     uint64_t position, word;
 } dss_look;
 
+#define DSS_LOT 32
+
 /* Several items that are taken one after the other; begins with all 0. What was claimed has left the
    queue, but its cell is read, until the next look; the cells are handed over when there are some of
    them, and at the end. */
 typedef struct {
     uint64_t next, tail;
-    uint32_t first, last, many; /* cells that were claimed and not handed over */
+    uint32_t many, cells[DSS_LOT]; /* that were claimed and not handed over */
 } dss_taking;
 
 typedef struct {
