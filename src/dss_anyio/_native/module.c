@@ -218,7 +218,7 @@ static dss_taking *taking_of(Ring *self, dss_taking *own) {
 
 static void let_go(Ring *self, dss_taking *taking) {
     if (taking == &self->taking) {
-        atomic_store(&self->in_hand, false);
+        atomic_store_explicit(&self->in_hand, false, memory_order_release);
     }
 }
 
@@ -314,7 +314,8 @@ static PyObject *ring_receive(PyObject *self, PyObject *Py_UNUSED(ignored)) {
         Py_RETURN_NONE;
     }
     PyObject *item = take_one(ring, NULL, taking);
-    if (atomic_load(&dss_ring_waits(ring)->asleep)) {
+    uint32_t wanted = atomic_load(&dss_ring_waits(ring)->asleep);
+    if (wanted && wanted <= taking->many) {
         dss_ring_hand_over(ring, taking);
     }
     let_go((Ring *)self, taking);

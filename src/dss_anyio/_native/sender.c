@@ -99,7 +99,7 @@ static void leave_note(dss_waits *waits, uint32_t wanted) {
     }
 }
 
-#define MANY 256 /* places: more than are taken while a thread wakes up */
+#define MANY 1024 /* places: a wake costs as much as hundreds of items; and see "part" below */
 #define FIRST_SLEEP 0.001 /* seconds */
 
 /* -- Askers -------------------------------------------------------------------------------------- */

@@ -171,7 +171,8 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
         item: T_Item
         while True:
             if books.received < self._turn_ends:
-                if line.beside is None or books.received < line.beside.turn_ends:
+                beside = line.beside
+                if beside is None or (line.entries and books.received < beside.turn_ends):
                     # ``Mailbox.receive``, written out: the path of most items. Another thread may
                     # end the hub after we have looked; then this item was received just before.
                     # (``tagged`` is read after the item was taken: a turn, or a mark, is put after
@@ -199,9 +200,8 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                         self._turn_ends -= 1  # a husk takes its time as well
                         continue
                 else:
-                    beside = line.beside
                     if not line.entries or books.received < beside.turn_ends + IN_TURN:
-                        receive = beside.receive
+                        receive = beside.receive  # by itself: a call of a slot's value is slow
                         item = receive()
                         if item is not None:
                             beside.account.received += 1
