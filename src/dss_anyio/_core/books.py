@@ -8,6 +8,7 @@ then; so the invariant holds before, meanwhile and afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from .bell import Bell
@@ -66,33 +67,37 @@ class Books:
 
         If its ``decode`` raises, it counts as undelivered.
         """
+        if source.decode is not None:
+            return self._decode(source, item, source.decode)
+        if type(item) is TOKEN:
+            dequeue(item)
+        source.account.received += 1
+        self.received += 1
+        return True, item
+
+    def _decode(self, source: Source, item: Any, decode: Callable[[Any], Any]) -> tuple[bool, Any]:
         request: Request[Any] | None = None
         if type(item) is TOKEN and is_queued(item):
             request = item
-        decoded: object = None
-        if source.decode is not None:
-            try:
-                decoded = source.decode(item if request is None else request.item)
-            except BaseException as exc:
-                reported = exc
-                if request is not None:
-                    reported = twin(exc)  # before it is the asker's
-                    question_of(request).fail(exc)
-                self.undeliver(source, item)
-                if not isinstance(exc, Exception):
-                    raise
-                self.report(source, reported)
-                return NOT_RECEIVED
-            if request is None:
-                item = decoded
-            else:
-                request.item = decoded
+        try:
+            decoded = decode(item if request is None else request.item)
+        except BaseException as exc:
+            reported = exc
+            if request is not None:
+                reported = twin(exc)  # before it is the asker's
+                question_of(request).fail(exc)
+            self.undeliver(source, item)
+            if not isinstance(exc, Exception):
+                raise
+            self.report(source, reported)
+            return NOT_RECEIVED
         if request is not None:
+            request.item = decoded
             dequeue(request)
         source.account.received += 1
         self.received += 1
         if decoded is not NOTHING:
-            return True, item
+            return True, decoded if request is None else request
         if request is not None:
             question_of(request).settle("answered")
         return NOT_RECEIVED

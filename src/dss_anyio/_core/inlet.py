@@ -4,23 +4,24 @@ Invariant: who asks through it hears of its question's end, and who works on an 
 the asker has gone.
 
 An asker lies in C, and has two sides that may end it: its own thread (its time is over), or the
-ring (it was closed). What is made for it here, when it is taken out of the ring, is a question like
-any other. Whoever settles that wakes the asker; and if the asker has gone before, the question
+ring (it was closed). What is made for it here, when it is taken out of the ring, is a question
+(``AskedInC``). Whoever settles that wakes the asker; and if the asker has gone before, the question
 counts as abandoned. The room that composes inlets is ``inlets``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
 
 from .books import NOTHING, Books
 from .errors import Refusal, is_graceful
 from .inside import Inside
 from .question import Question
-from .request import Request, is_over
+from .request import Request
 from .source import Lane
+from .steps import Counters, Once
 from .waiter import Waiter
 
 # What a raw item is; how an answer to it becomes bytes (None: it has to be bytes); and whether a
@@ -87,7 +88,7 @@ class Inlet(Waiter):
         self.unpack: Unpack | None = unpack
         # Is what is in the ring the item, unless it asks or is delivered?
         self.as_it_is: bool = unpack is None and lane.source.decode is None
-        self.asked: dict[Ask, Question] = {}  # the questions that are not settled
+        self.asked: dict[AskedInC, None] = {}  # the questions that are not settled
         self.closed: bool = False  # does the ring accept nothing any more?
         # May who receives have in hand what has left the ring and is not in ``asked`` yet? Written
         # by who receives, who puts back what was there before: a ``decode`` may receive, too. (If
@@ -107,7 +108,7 @@ class Inlet(Waiter):
             self.leave_if_done()
             return
         # Those who ask were released by the ring; now those who work on an answer are told.
-        for question in list(self.asked.values()):
+        for question in list(self.asked):
             question.settle("released", refusal)
         self._inside.leave(self)
 
@@ -130,14 +131,17 @@ class Inlet(Waiter):
         """Take out the oldest item, or request; NOTHING if there is none."""
         before, self.taking = self.taking, True
         try:
-            item = self._take()
+            taken = self.ring.take()
+            item = NOTHING if taken is None else self.open(taken)
+            if item is NOTHING and taken is not None:
+                item = self._take_next()
         finally:
             self.taking = before
-        if item is NOTHING:
+        if item is NOTHING and self.closed:
             self.leave_if_done()
         return item
 
-    def _take(self) -> Any:
+    def _take_next(self) -> Any:
         """A loop by itself: see ``_acquire_in_slices``."""
         while True:
             taken = self.ring.take()
@@ -155,26 +159,20 @@ class Inlet(Waiter):
         """
         if isinstance(taken, RAW):
             return taken if self.unpack is None else self._unpacked(taken)[0]
-        asks = hasattr(taken, "waits")
-        if not asks or taken.decodes:
-            try:
-                data = taken.decode()
-            except RuntimeError as exc:
-                self._books.report(self.lane.source, exc)
-                self._books.count_undelivered(self.lane.source)
-                return NOTHING
-            if data is None:
-                self._count_without_item(asks and taken.gone)
-                return NOTHING
-            if not asks:
-                return data
-            item: Any = self._request(taken, data)
-        else:
-            item = self._request(taken, taken.data)
-        if is_over(item):
-            self._books.undeliver(self.lane.source, item)
+        decodes = getattr(taken, "decodes", None)
+        if decodes is False:
+            return self._request(taken, taken.data)
+        try:
+            data = taken.decode()
+        except RuntimeError as exc:
+            self._books.report(self.lane.source, exc)
+            self._books.count_undelivered(self.lane.source)
             return NOTHING
-        return item
+        asks = decodes is not None  # else it is a ``Delivery``
+        if data is None:
+            self._count_without_item(asks and taken.gone)
+            return NOTHING
+        return self._request(taken, data) if asks else data
 
     def _count_without_item(self, gone: bool) -> None:
         """The library has done everything in its decode; or the asker has *gone* before."""
@@ -204,66 +202,107 @@ class Inlet(Waiter):
                 self._books.report(self.lane.source, exc)
         return raw, None, False
 
-    def _request(self, ask: Ask, data: bytes) -> Request[Any]:
-        item, encode, report = self._unpacked(data)
-        return Request(self._question(ask, encode, report), item)
+    def _request(self, ask: Ask, data: bytes) -> Any:
+        """A request with what *data* is; NOTHING if nobody waits for the answer any more."""
+        item, encode, report = (data, None, False) if self.unpack is None else self._unpacked(data)
+        question = self._question(ask, encode, report)
+        request = Request(question, item)
+        if question.settled:
+            self._books.undeliver(self.lane.source, request)
+            return NOTHING
+        return request
 
-    def _question(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> Question:
+    def _question(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> AskedInC:
         """The question of *ask*; it is settled if nobody waits for its answer any more."""
-        question = Question(
-            self.lane,
-            "dss_ask",
-            partial(self._tell, ask, encode, report),
-            ask.left,
-            self._books.requests_of(self.lane.source),
-        )
+        counts = self._books.requests_of(self.lane.source)
+        question = AskedInC(self, self._books, counts, ask, encode, report)
         # It is entered, and *then* we look whether it still has an asker. Who closes the lane
         # releases all askers, and *then* copies the questions.
-        self.asked[ask] = question
+        self.asked[question] = None
         refusal = self.lane.refusal
         if refusal is not None and not is_graceful(refusal):
             question.settle("released", refusal)  # also one that was being decoded just then
         elif not ask.waits:
-            self._give_up(ask)
+            question.give_up()
         return question
 
-    def _tell(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> bool:
-        """The question was settled: wake its asker. False if that has gone."""
-        question = self.asked.get(ask)
-        if question is None or question.outcome is None:
-            return False
-        ending, value = question.outcome
-        if ending == "released":
-            self.asked.pop(ask, None)
-            ask.settle(RELEASED, b"")
-            return True  # it was released by the ring already
+    def tell_gone(self) -> None:
+        """Have the work on those questions cancelled whose askers have given up."""
+        for question in list(self.asked):
+            question.look_after_the_asker()
+
+    def forget(self, question: AskedInC) -> bool:
+        """*question* is settled. False if it was forgotten before."""
+        there = self.asked.pop(question, question) is None
+        if self.closed:
+            self.leave_if_done()
+        return there
+
+
+class AskedInC(Question):
+    """The question of a thread that waits in C.
+
+    It is less than that of a thread that waits in Python: nobody has to find that thread in here
+    (``hub.blocked()`` finds it in the ring), and nobody asks for the result.
+    """
+
+    __slots__ = ("_ask", "_books", "_encode", "_inlet", "_report")
+
+    def __init__(
+        self,
+        inlet: Inlet,
+        books: Books,
+        counts: Counters,
+        ask: Ask,
+        encode: Callable[[Any], bytes] | None,
+        report: bool,
+    ) -> None:
+        # Not those of the base: a thread of C waits 0.5 microseconds for them.
+        self.lane: Lane = inlet.lane
+        left = ask.left
+        self.deadline: float | None = None if left is None else monotonic() + left
+        self._wake: Callable[[], object] = self._wake_in_c  # the base takes it away at the end
+        self._counts = counts
+        counts["asked"].add_one()
+        self._outcome = Once()
+        self._untold: bool = False
+        self._called_off: bool = False
+        self._watchers: dict[object, Callable[[], object]] = {}
+        self._inlet = inlet
+        self._books = books
+        self._ask = ask
+        self._encode = encode
+        self._report = report
+
+    def _wake_in_c(self) -> bool:
+        """It was settled: wake its asker. False if that has gone."""
+        ending, value = self._outcome[None]
         status, answer = UNANSWERED, b""
         if ending == "answered":
             try:
-                status, answer = OK, _as_bytes(value) if encode is None else encode(value)
+                status, answer = OK, (self._encode or _as_bytes)(value)
             except BaseException as exc:  # a wrong answer is an error on our side, of any kind
                 self._books.report(self.lane.source, exc)
                 status, answer = REFUSED, _text_of(exc)
         elif ending == "refused":
             status, answer = REFUSED, _text_of(value)
-            if report:
+            if self._report:
                 self._books.report(self.lane.source, value)
-        there = ask.settle(status, answer)
-        self.asked.pop(ask, None)  # last: if Ctrl-C strikes in here, we are called once more
-        self.leave_if_done()
+        elif ending == "released":
+            status = RELEASED  # by the ring already
+        there = self._ask.settle(status, answer) or ending == "released"
+        self._inlet.forget(self)  # last: if Ctrl-C strikes in here, we are called once more
+        self._wake = _nobody  # it refers to us
         return there
 
-    def _give_up(self, ask: Ask) -> None:
-        question = self.asked.pop(ask, None)
-        if question is not None:
-            question.settle("abandoned")
-            self.leave_if_done()
+    def look_after_the_asker(self) -> None:
+        if not self._ask.waits:
+            self.give_up()
 
-    def tell_gone(self) -> None:
-        """Have the work on those questions cancelled whose askers have given up."""
-        for ask in list(self.asked):
-            if not ask.waits:
-                self._give_up(ask)
+    def give_up(self) -> None:
+        """Its asker has gone."""
+        if self._inlet.forget(self):
+            self.settle("abandoned")
 
 
 def _as_bytes(value: object) -> bytes:

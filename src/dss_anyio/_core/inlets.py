@@ -78,7 +78,7 @@ class Inlets(NotCopied):
         self.all[inlet] = object()
         line.beside = Beside()
         if len(self.all) == 1 and inlet.as_it_is:
-            line.beside = Beside(ring.receive, lane.source.account)
+            line.beside = Beside(ring.receive, lane.source)
             # Another thread may add an inlet meanwhile: it enters that, and *then* writes one that
             # has an iteration look closer. We have written ours, and *then* count once more (a copy
             # is a step on the dict). Either we find two; or it enters after that, and writes last.
@@ -122,7 +122,8 @@ class Inlets(NotCopied):
             self._turn = not self._turn
             if self._turn:
                 return None
-        for inlet in self._in_turn():
+        order = list(self.all)
+        for inlet in order if len(order) == 1 else self._in_turn():
             item = inlet.take()
             if item is not NOTHING:
                 return inlet.lane.source, item

@@ -40,7 +40,7 @@ from typing import Any, Final
 
 from .errors import portal_aborted
 from .request import TOKEN, is_over
-from .source import UNREGISTERED, Account, Lane, Root, Source
+from .source import UNREGISTERED, Lane, Root, Source
 from .waiter import InTurn
 
 
@@ -67,15 +67,15 @@ class Ticket:
 class Beside:
     """What an iteration looks at beside the line. Another one takes its place; it never goes."""
 
-    __slots__ = ("account", "receive", "turn_ends")
+    __slots__ = ("receive", "source", "turn_ends")
 
     def __init__(
-        self, receive: Callable[[], Any] = lambda: None, account: Account | None = None
+        self, receive: Callable[[], Any] = lambda: None, source: Source = UNREGISTERED
     ) -> None:
-        # Takes one item, which belongs to that account; None if there is none, or if that needs a
-        # closer look: ``Mailbox.receive_beside``. Not changed, so that they stay together.
+        # Takes one item, which is of that source; None if there is none, or if that needs a closer
+        # look: ``Mailbox.receive_beside``. Not changed, so that they stay together.
         self.receive: Callable[[], Any] = receive
-        self.account: Account = Account() if account is None else account
+        self.source: Source = source
         # An iteration may take entries out by itself until the hub has received so many items; then
         # what is beside the line has its turn, for IN_TURN items. In the receiving thread.
         self.turn_ends: int = 0

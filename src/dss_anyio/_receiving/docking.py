@@ -53,9 +53,9 @@ def make_arrival(sleepers: Sleepers, inlets: Inlets, fd: int) -> Callable[[], No
 
     def arrived() -> None:
         bell.clear(fd)  # first clear, then look
-        tell_gone()
         sleepers = alive()
         if sleepers is not None:
             sleepers.came_by_inlet()
+        tell_gone()  # afterwards: threads wait for what has come
 
     return arrived

@@ -204,7 +204,7 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                         receive = beside.receive  # by itself: a call of a slot's value is slow
                         item = receive()
                         if item is not None:
-                            beside.account.received += 1
+                            beside.source.account.received += 1
                             books.received += 1
                             return item
                         item = self._mailbox.receive_beside()
