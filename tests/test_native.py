@@ -70,6 +70,32 @@ async def test_each_threads_items_arrive_in_its_order(
         assert pool.released == (4 * calls if way == GIVE else 0)
 
 
+async def test_what_an_iteration_has_received_is_counted_at_once() -> None:
+    """Also in the middle of a turn, when that ends, when another sender comes, and at the end."""
+    async with dss.open_hub(1000) as hub:
+        library = hub.register("library")
+        sender = library.native_sender()
+        received = 0
+        for more in 1, 5, 127, 128, 129, 300:
+            for _ in range(more):
+                send(sender, b"item")
+            async for _ in hub:
+                received += 1
+                counts = hub.statistics()
+                assert counts.received == counts.sources["library"].received == received
+                assert counts.sent == received + counts.current_buffer_used
+                if not counts.current_buffer_used:
+                    break
+        send(sender, b"before the other one")
+        assert await hub.__anext__() == b"before the other one"
+        other = library.native_sender()
+        send(other, b"its own")
+        library.close()
+        assert await hub.__anext__() == b"its own"
+        hub.register("the next one").native_sender()  # those that ended are forgotten now
+        assert hub.statistics().sources["library"].received == received + 2
+
+
 async def test_batches_arrive_whole_and_in_order(c: ctypes.CDLL) -> None:
     async with dss.open_hub() as hub:
         pool = Pool(c, hub.portal.native_sender(), 4, 20_000, way=SEND_WAIT)

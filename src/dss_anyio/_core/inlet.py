@@ -21,7 +21,7 @@ from .inside import Inside
 from .question import Question
 from .request import Request
 from .source import Lane
-from .steps import Counters, Once
+from .steps import TURN, Counters, Once
 from .waiter import Waiter
 
 # What a raw item is; how an answer to it becomes bytes (None: it has to be bytes); and whether a
@@ -67,10 +67,11 @@ class Ring(Protocol):
     capsule: Any
 
     def receive(self) -> bytes | None: ...
+    def begin_turn(self, most: int) -> int: ...
     def take(self) -> Any: ...
     def drain(self, most: int) -> tuple[list[Any], bool]: ...
     def count(self) -> int: ...
-    def counts(self) -> tuple[int, int, int]: ...
+    def counts(self) -> tuple[int, int, int, int]: ...
     def close(self, graceful: bool) -> None: ...
     def blocked(self) -> list[tuple[str, float, int]]: ...
 
@@ -137,9 +138,22 @@ class Inlet(Waiter):
                 item = self._take_next()
         finally:
             self.taking = before
-        if item is NOTHING and self.closed:
-            self.leave_if_done()
+        if item is NOTHING:
+            self.begin_turn()
+            if self.closed:
+                self.leave_if_done()
         return item
+
+    def begin_turn(self) -> bool:
+        """``Ring.receive`` may return as many as a turn has. False if it has returned none so far.
+
+        It counts what it returns; here that is entered in the books. (For another thread it is in
+        neither for an instant.)
+        """
+        received = self.ring.begin_turn(TURN)
+        self.lane.source.account.received += received
+        self._books.received += received
+        return received > 0
 
     def _take_next(self) -> Any:
         """A loop by itself: see ``_acquire_in_slices``."""

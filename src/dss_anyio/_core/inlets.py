@@ -78,7 +78,7 @@ class Inlets(NotCopied):
         self.all[inlet] = object()
         line.beside = Beside()
         if len(self.all) == 1 and inlet.as_it_is:
-            line.beside = Beside(ring.receive, lane.source)
+            line.beside = Beside(ring.receive, inlet.begin_turn, lane.source)
             # Another thread may add an inlet meanwhile: it enters that, and *then* writes one that
             # has an iteration look closer. We have written ours, and *then* count once more (a copy
             # is a step on the dict). Either we find two; or it enters after that, and writes last.
@@ -90,7 +90,9 @@ class Inlets(NotCopied):
         for inlet, key in list(self.all.items()):
             if inlet in self.inside.waiters or inlet.ring.count() or inlet.asked:
                 continue
-            _, dropped, late = inlet.ring.counts()
+            _, dropped, late, received = inlet.ring.counts()
+            if received:
+                continue  # the receiving thread enters that in the books
             if dropped or late:
                 # First here, then out there: see ``counts``. Two threads enter the same.
                 self._past[key] = (inlet.lane.source.name, dropped, late)
@@ -213,20 +215,26 @@ class Inlets(NotCopied):
 
     # -- statistics: from any thread ---------------------------------------------------------------
 
-    def counts(self) -> dict[str | None, tuple[int, int, int]]:
-        """How many items of each source are queued, were dropped, and came late.
+    def counts(self) -> dict[str | None, tuple[int, int, int, int]]:
+        """How many items of each source are queued, were dropped, came late, were received.
 
-        Each inlet is in one of two lists. It is entered in the second before it is taken out of the
-        first, and we copy the first one first: so we find it. If it is in both, it counts once.
+        Received: those that are not in the books yet. Each inlet is in one of two lists. It is
+        entered in the second before it is taken out of the first, and we copy the first one first:
+        so we find it. If it is in both, it counts once.
         """
         there = self.all.copy()
         past = self._past.copy()
         rows = [(inlet.lane.source.name, inlet.ring.counts()) for inlet in there]
         for key in past.keys() - set(there.values()):
             name, dropped, late = past[key]
-            rows.append((name, (0, dropped, late)))
-        found: dict[str | None, tuple[int, int, int]] = {}
-        for name, (queued, dropped, late) in rows:
-            before = found.get(name, (0, 0, 0))
-            found[name] = before[0] + queued, before[1] + dropped, before[2] + late
+            rows.append((name, (0, dropped, late, 0)))
+        found: dict[str | None, tuple[int, int, int, int]] = {}
+        for name, (queued, dropped, late, received) in rows:
+            before = found.get(name, (0, 0, 0, 0))
+            found[name] = (
+                before[0] + queued,
+                before[1] + dropped,
+                before[2] + late,
+                before[3] + received,
+            )
         return found

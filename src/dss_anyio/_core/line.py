@@ -67,14 +67,20 @@ class Ticket:
 class Beside:
     """What an iteration looks at beside the line. Another one takes its place; it never goes."""
 
-    __slots__ = ("receive", "source", "turn_ends")
+    __slots__ = ("begin_turn", "receive", "source", "turn_ends")
 
     def __init__(
-        self, receive: Callable[[], Any] = lambda: None, source: Source = UNREGISTERED
+        self,
+        receive: Callable[[], Any] = lambda: None,
+        begin_turn: Callable[[], bool] = lambda: False,
+        source: Source = UNREGISTERED,
     ) -> None:
-        # Takes one item, which is of that source; None if there is none, or if that needs a closer
-        # look: ``Mailbox.receive_beside``. Not changed, so that they stay together.
+        # Takes one item, which is of that source, and counts it; None if there is none, if that
+        # needs a closer look (``Mailbox.receive_beside``), or if a turn is over. Then another one
+        # begins: False if nothing was taken in the last one. None of the three is changed, so that
+        # they stay together.
         self.receive: Callable[[], Any] = receive
+        self.begin_turn: Callable[[], bool] = begin_turn
         self.source: Source = source
         # An iteration may take entries out by itself until the hub has received so many items; then
         # what is beside the line has its turn, for IN_TURN items. In the receiving thread.

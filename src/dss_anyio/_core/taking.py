@@ -117,11 +117,9 @@ class Taking(NotCopied):
             return None
         receive = beside.receive
         item = receive()
-        if item is None:
-            return None
-        beside.source.account.received += 1
-        self.books.received += 1
-        return beside.source, item
+        if item is None and beside.begin_turn():
+            item = receive()
+        return None if item is None else (beside.source, item)
 
     def receive(self, entry: Any) -> tuple[bool, Any]:
         """Receive an entry that was taken out of the line. ``(False, None)``: no item is in it."""

@@ -36,7 +36,7 @@ class SourceStatistics(NamedTuple):
         return self.received + self.queued + self.dropped + self.undelivered
 
 
-NONE = (0, 0, 0)  # queued, dropped and late in the inlets of a source that has none
+NONE = (0, 0, 0, 0)  # what ``Inlets.counts`` has of a source that has no inlet
 
 
 class HubStatistics(NamedTuple):
@@ -125,7 +125,7 @@ def statistics_of(
     books, registry = mailbox.books, mailbox.registry
     counts = books.counts
     queued = registry.queued()
-    inlets: dict[str | None, tuple[int, int, int]] = {}
+    inlets: dict[str | None, tuple[int, int, int, int]] = {}
     failures = 0
     if mailbox.inlets is not None:
         inlets, failures = mailbox.inlets.counts(), mailbox.inlets.bell.failures
@@ -133,7 +133,7 @@ def statistics_of(
     # register a source.
     sources = {
         name: SourceStatistics(
-            account.received,
+            account.received + inlets.get(name, NONE)[3],
             queued.get(name, 0) + inlets.get(name, NONE)[0],
             account.value_of("dropped") + inlets.get(name, NONE)[1],
             account.value_of("undelivered"),
@@ -155,7 +155,7 @@ def statistics_of(
         open_receive_streams=open_receive_streams,
         tasks_waiting_send=sum(waiting.values()),
         tasks_waiting_receive=tasks_waiting_receive,
-        received=mailbox.books.received,
+        received=books.received + sum([each[3] for each in inlets.values()]),
         dropped=counts.value_of("dropped") + sum([each[1] for each in inlets.values()]),
         undelivered=counts.value_of("undelivered"),
         late=counts.value_of("late") + sum([each[2] for each in inlets.values()]),

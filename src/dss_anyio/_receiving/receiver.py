@@ -200,13 +200,19 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                         self._turn_ends -= 1  # a husk takes its time as well
                         continue
                 else:
-                    if not line.entries or books.received < beside.turn_ends + IN_TURN:
-                        receive = beside.receive  # by itself: a call of a slot's value is slow
+                    receive = beside.receive  # by itself: a call of a slot's value is slow
+                    if not line.entries:
                         item = receive()
                         if item is not None:
-                            beside.source.account.received += 1
-                            books.received += 1
                             return item
+                    elif books.received < beside.turn_ends + IN_TURN:
+                        item = receive()
+                        if item is not None:
+                            beside.turn_ends -= 1  # it is in no count of ours yet
+                            return item
+                    if beside.begin_turn():
+                        continue  # what it was is counted now, and may be a turn of ours
+                    if not line.entries or books.received < beside.turn_ends + IN_TURN:
                         item = self._mailbox.receive_beside()
                         if item is not NOTHING:
                             return item
