@@ -29,7 +29,7 @@ from dss_anyio import _native, native
 CALLBACK = CFUNCTYPE(c_int, c_void_p, c_size_t)
 MIXED = CFUNCTYPE(c_int, c_int, c_double, c_void_p, POINTER(c_uint8), c_size_t)
 WHEN = struct.Struct("=d")  # begins each item: the time of ``time.monotonic``
-PLACES = 1 << 16
+PLACES = 1 << 13  # of 88 bytes: what a processor keeps in its cache
 
 
 def is_there() -> bool:
