@@ -1,6 +1,6 @@
 /* The queue in C, its flag and its close: senders that may be killed anywhere, a receiver that sleeps.
  *
- * What is not in it: rounds, and the pile of cells. A slot is used once.
+ * What is not in it: rounds, and which cells are free. A slot is used once.
  */
 
 #ifndef SENDERS
@@ -32,7 +32,7 @@ byte accepted = 0, taken = 0;        /* how many */
 byte unheard[3];                     /* how many items of each that lives wait to be taken */
 byte living = SENDERS;               /* those that may put something still */
 byte kills = KILLS;
-bool ended = false;
+bool ended = false, called = false;
 
 #define ALL_OF_THE_LIVING_ARE_TAKEN (living == 0 && unheard[0] + unheard[1] + unheard[2] == 0)
 
@@ -131,7 +131,7 @@ proctype Closer() {                  /* dss_ring_close in ring.c */
        move_tail(t)
     od;
 #endif
-    atomic { ended = true; readable = true }    /* Registry.refuse: the receiver has to see the end */
+    atomic { ended = true; called = true }      /* Registry.refuse wakes the receiver by a call */
 }
 
 proctype Receiver() {
@@ -154,6 +154,9 @@ proctype Receiver() {
 #ifdef LOOK_BEFORE_ARMING
        if :: slot[head] != EMPTY -> goto more :: else fi;
 #endif
+#ifndef CLEAR_AFTER_ARMING
+       readable = false;
+#endif
 #ifdef KEEP_THE_NUMBER
        atomic { if :: flag % 2 == 0 -> flag = flag - 1 :: else fi };
 #else
@@ -166,7 +169,9 @@ proctype Receiver() {
        if :: slot[head] != EMPTY -> goto more :: else fi;
 #endif
        if
-       :: readable -> readable = false       /* sleeps until then */
+       :: readable ->                        /* sleeps until then */
+          if :: readable = false :: skip fi  /* if nobody arms in this wake */
+       :: called -> called = false
        :: ALL_OF_THE_LIVING_ARE_TAKEN && !CLOSES -> goto done
        fi;
 more:  skip

@@ -29,6 +29,7 @@ from .errors import NotCopied
 from .inlet import Bell, Inlet, Ring, Unpack
 from .inside import Inside
 from .line import Beside, Line
+from .request import TOKEN
 from .source import Lane, Source
 
 
@@ -42,10 +43,12 @@ class Inlets(NotCopied):
         "_past",
         "_turn",
         "all",
+        "asked",
         "bell",
         "docked",
         "fd",
         "inside",
+        "rung",
         "watch",
     )
 
@@ -56,8 +59,12 @@ class Inlets(NotCopied):
         # thread that wants to add an inlet does it all again.
         self.docked: bool = False
         self.all: dict[Inlet, object] = {}  # each with a key of its own, for ``_past``
+        self.rung: bool = False  # was the descriptor readable, and is not cleared yet?
         self.inside: Inside = inside
         self.watch: Callable[[], object] | None = None  # ends what the event loop does for us
+        # Was a question the last that came? Then the next one is likely to be one, too: it needs a
+        # closer look.
+        self.asked: bool = False
         self._books = books
         self._gone = 0
         self._turn = False
@@ -101,8 +108,19 @@ class Inlets(NotCopied):
     # -- looking: before the receiver sleeps -------------------------------------------------------
 
     def arm(self) -> None:
-        """Have the next item wake the receiver. In its thread, with the bell; then it looks."""
+        """Have the next item wake the receiver. In its thread, with the bell; then it looks.
+
+        The descriptor is cleared before that, and not as soon as it was readable: threads wait for
+        what has come. Whoever has made it readable since has put its item before, so it is found.
+        """
+        self.clear_descriptor()
         self.bell.arm()
+
+    def clear_descriptor(self) -> None:
+        """Make the descriptor unreadable, if it was not since. The receiver looks after this."""
+        if self.rung:
+            self.bell.clear(self.fd)
+            self.rung = False
 
     def waiting(self) -> int:
         """How many items are in the rings. From any thread."""
@@ -128,6 +146,7 @@ class Inlets(NotCopied):
         for inlet in order if len(order) == 1 else self._in_turn():
             item = inlet.take()
             if item is not NOTHING:
+                self.asked = type(item) is TOKEN
                 return inlet.lane.source, item
         return None
 

@@ -19,7 +19,7 @@ def dock(sleepers: Sleepers, inlets: Inlets) -> None:
     assert way_in is not None
     assert call_soon is not None
     bell, fd = inlets.bell, inlets.fd
-    arrived = make_arrival(sleepers, inlets, fd)
+    arrived = make_arrival(sleepers, inlets)
 
     def begin() -> None:
         """In the event loop. Must not raise: it would end a whole trio run."""
@@ -46,16 +46,16 @@ def dock(sleepers: Sleepers, inlets: Inlets) -> None:
     call_soon(begin)
 
 
-def make_arrival(sleepers: Sleepers, inlets: Inlets, fd: int) -> Callable[[], None]:
+def make_arrival(sleepers: Sleepers, inlets: Inlets) -> Callable[[], None]:
     """Return what the event loop calls. As ``make_wake``, it does not keep the receivers alive."""
     alive = weakref.ref(sleepers)
-    bell, tell_gone = inlets.bell, inlets.tell_gone
 
     def arrived() -> None:
-        bell.clear(fd)  # first clear, then look
+        inlets.rung = True
         sleepers = alive()
         if sleepers is not None:
             sleepers.came_by_inlet()
-        tell_gone()  # afterwards: threads wait for what has come
+        inlets.clear_descriptor()  # if nobody has armed; who does so later looks then
+        inlets.tell_gone()  # last: threads wait for what has come, and who gives up rings unarmed
 
     return arrived

@@ -222,7 +222,7 @@ class Sleepers:
             first.wake_now()  # the last step: the task runs in here until it waits again
 
     def came_by_inlet(self) -> None:
-        """The descriptor of an inlet was readable, and is cleared. In the event loop.
+        """The descriptor of an inlet was readable. In the event loop.
 
         This is a sender's look into the bell, and the wake that it would have called.
         """
