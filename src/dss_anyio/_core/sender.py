@@ -12,7 +12,7 @@ methods need not pay that.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from .errors import RAISE
 from .mailbox import Mailbox
@@ -109,6 +109,15 @@ def _make_slow_sender(
     return send
 
 
+class _Seldom(NamedTuple):
+    """What a callback needs for what happens seldom."""
+
+    mailbox: Mailbox
+    pack: Callable[[tuple[Any, ...], dict[str, Any]], Any]
+    otherwise: Callable[[Any], object]
+    failed: Callable[[BaseException], object]
+
+
 def make_callback(
     mailbox: Mailbox,
     lane: Lane,
@@ -123,24 +132,24 @@ def make_callback(
     of others *pack* makes the item. *otherwise* gets the item if there is no place, *failed* gets
     each exception. If the lane is closed, the call is counted as late.
     """
-    # Few cells: each of them takes its time when a sender is made, and again when it is destroyed.
     own, free = lane.items, lane.places.free
     append, armed = mailbox.line.entries.append, mailbox.bell.armed
     take_place = None if free is None else free.pop
-    late = mailbox.books.counts["late"]
+    # Few cells: each of them takes a nanosecond of each call. So what is seldom used is in one.
+    seldom = _Seldom(mailbox, pack, otherwise, failed)
 
     def callback(item: Any = (), *more: Any, **named: Any) -> Any:
         if lane.refusal is not None:
-            late.add_one()
+            seldom.mailbox.books.counts["late"].add_one()
             return returns
         try:
             if more or named:
-                item = pack((item, *more), named)
+                item = seldom.pack((item, *more), named)
             if take_place is not None:
                 try:
                     take_place()
                 except IndexError:
-                    otherwise(item)
+                    seldom.otherwise(item)
                     return returns
             try:
                 if own is None:
@@ -150,20 +159,20 @@ def make_callback(
                     try:
                         append(lane)
                     except MemoryError:
-                        mailbox.line.take_out(own, item)
+                        seldom.mailbox.line.take_out(own, item)
                         raise
                 if armed:
                     ring = armed.pop(None, None)
                     if ring is not None:
                         try:
-                            ring(mailbox.bell)
+                            ring(seldom.mailbox.bell)
                         except OUT_OF_MEANS:
                             armed[None] = ring
             except BaseException as exc:
                 lane.places.mishap(lane, exc)
                 raise
         except BaseException as exc:
-            failed(exc)
+            seldom.failed(exc)
         return returns
 
     return callback
