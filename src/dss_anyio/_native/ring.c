@@ -172,13 +172,15 @@ static void fetch_to_read(const void *where) {
    which gives the last one that came back, has a processor wait for each: three times as slow.)
 
    Where to begin is a hint. Two may take it at once; then one of them finds the cell taken, and goes
-   on. Who was held up between the two lines that read it does not set it back.
+   on. Who was held up between the two lines that read it does not set it back; and who finds another
+   hint begins anew from there, which somebody else has got to.
 
    False if it has passed all cells, and found none free. One may have become free behind it meanwhile:
    the caller looks whether others have got on. */
 HOT static bool take_cell(dss_ring *ring, uint32_t *number) {
-    uint32_t hint = atomic_load_explicit(&ring->next_cell, memory_order_relaxed), at = hint;
-    for (uint32_t passed = 0; passed < ring->cell_count; passed++) {
+    uint32_t hint = atomic_load_explicit(&ring->next_cell, memory_order_relaxed);
+    uint32_t at = hint, passed = 0;
+    while (passed < ring->cell_count) {
         cell *candidate = cell_of(ring, at);
         uint32_t after = at + 1 < ring->cell_count ? at + 1 : 0;
         /* The swap acquires: what the taker has read from the cell it did before it gave it back. */
@@ -194,6 +196,7 @@ HOT static bool take_cell(dss_ring *ring, uint32_t *number) {
             return true;
         }
         uint32_t now = atomic_load_explicit(&ring->next_cell, memory_order_relaxed);
+        passed = now == hint ? passed + 1 : 0;
         at = now == hint ? after : now;
         hint = now;
     }
