@@ -1479,8 +1479,8 @@ MUTANTS = [
         "N4",
         "who works on an answer does not hear that its asker has given up",
         "_receiving/docking",
-        "        inlets.tell_gone()  # last: threads wait for what has come, and who gives up rings unarmed\n",
-        "        pass\n",
+        "            inlets.tell_gone()\n",
+        "            pass\n",
         "test_native_asking.py::test_an_asker_whose_time_is_over_cancels_its_handler",
     ),
     Mutant(

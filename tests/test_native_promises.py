@@ -373,6 +373,112 @@ def test_in_a_forked_child_a_sender_is_closed_and_in_the_parent_it_goes_on(c: ct
     pool.stop()
 
 
+LOOPS = ["asyncio", "uvloop", "trio"]
+AT_THE_END_OF_A_WAKE = """
+    import os, sys, threading, time, warnings
+    import anyio, dss_anyio as dss
+    from c_threads import send
+
+    warnings.simplefilter("ignore")  # nobody leaves the hub
+    hub = None
+
+    async def main():
+        global hub
+        hub = dss.open_hub()
+        await hub.__aenter__()
+        sender = hub.portal.native_sender()
+        await anyio.sleep(0.05)
+        threading.Timer(0.1, send, (sender, b"1")).start()
+        assert await hub.receive() == b"1"
+        # This is the wake still: the task was resumed in its middle.
+        {then}
+
+    options = {{"use_uvloop": True}} if sys.argv[1] == "uvloop" else {{}}
+    anyio.run(
+        main, backend="trio" if sys.argv[1] == "trio" else "asyncio", backend_options=options
+    )
+"""
+ITS_DESCRIPTOR_IS_CLOSED = """
+        del sender
+        hub = None  # swept here
+        r, w = os.pipe()  # one of the two has the number
+        os.write(w, b"a stranger's")
+        await anyio.sleep(0.05)
+        print(os.read(r, 100), flush=True)
+        os._exit(0)  # the task group of the hub was never left
+"""
+IT_IS_FORKED = """
+        if os.fork() == 0:
+            time.sleep(0.6)
+            await anyio.sleep(0)
+            os._exit(0)
+
+        async def be_busy():
+            await anyio.sleep(0.1)
+            time.sleep(0.8)  # while the item comes, and the child goes on
+
+        hub.task_group.start_soon(be_busy)
+        threading.Timer(0.3, send, (sender, b"2")).start()
+        with anyio.fail_after(2):
+            print(await hub.receive(), flush=True)
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "printed", "loop"),
+    [
+        *((ITS_DESCRIPTOR_IS_CLOSED, 'b"a stranger\'s"\n', each) for each in LOOPS),
+        # (A child that awaits in trio takes the event itself, out of the parent's own epoll.)
+        *((IT_IS_FORKED, "b'2'\n", each) for each in LOOPS if each != "trio"),
+    ],
+    ids=[*(f"closed, {each}" for each in LOOPS), "forked, asyncio", "forked, uvloop"],
+)
+def test_at_the_end_of_a_wake_nothing_is_read_that_is_not_the_hubs(
+    then: str, printed: str, loop: str
+) -> None:
+    """The descriptor was closed meanwhile, or belongs to the parent."""
+    if loop == "uvloop":
+        pytest.importorskip("uvloop")
+    done = run_in_child(AT_THE_END_OF_A_WAKE.format(then=then.strip()), loop, timeout=20)
+    assert (done.stdout, done.returncode) == (printed, 0), done.stderr
+
+
+FORK_IN_A_RELEASE = """
+    import ctypes, os
+    from dss_anyio._native import dss
+
+    FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+    prototype = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, FREE, ctypes.c_void_p
+    )
+    give = prototype(dss.functions["dss_give"])
+    released = 0
+    child = None
+
+    @FREE
+    def release(data, arg):
+        global released, child
+        released += 1
+        if child is None:
+            child = os.fork()
+
+    ring = dss.Ring(dss.Bell(), 1024, 16, 0)
+    for _ in range(1024):
+        assert give(ring.address, None, 0, release, None) == 0
+    del ring
+    if child == 0:
+        os._exit(released)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), released)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_release_that_forks_leaves_the_rest_to_the_parent() -> None:
+    done = run_in_child(FORK_IN_A_RELEASE, timeout=20)
+    assert (done.stdout, done.returncode) == ("1 1024\n", 0), done.stderr
+
+
 EXIT = """
     import ctypes, sys, time, threading
     import anyio, dss_anyio as dss

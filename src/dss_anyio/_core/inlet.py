@@ -20,7 +20,7 @@ from .errors import Refusal, is_graceful
 from .inside import Inside
 from .question import Question
 from .request import Request
-from .source import Lane
+from .source import Account, Lane
 from .steps import TURN, Counters, Once
 from .waiter import Waiter
 
@@ -67,7 +67,7 @@ class Ring(Protocol):
     capsule: Any
 
     def receive(self) -> bytes | None: ...
-    def begin_turn(self, most: int) -> int: ...
+    def begin_turn(self, most: int, account: Account, books: Books) -> int: ...
     def take(self) -> Any: ...
     def drain(self, most: int) -> tuple[list[Any], bool]: ...
     def count(self) -> int: ...
@@ -147,13 +147,10 @@ class Inlet(Waiter):
     def begin_turn(self) -> bool:
         """``Ring.receive`` may return as many as a turn has. False if it has returned none so far.
 
-        It counts what it returns; here that is entered in the books. (For another thread it is in
-        neither for an instant.)
+        It counts what it returns, and here that is entered in the books; in C, so that Ctrl-C does
+        not come in between. (Who looks from another thread meanwhile may find it in both.)
         """
-        received = self.ring.begin_turn(TURN)
-        self.lane.source.account.received += received
-        self._books.received += received
-        return received > 0
+        return self.ring.begin_turn(TURN, self.lane.source.account, self._books) > 0
 
     def _take_next(self) -> Any:
         """A loop by itself: see ``_acquire_in_slices``."""

@@ -59,7 +59,9 @@ class Inlets(NotCopied):
         # thread that wants to add an inlet does it all again.
         self.docked: bool = False
         self.all: dict[Inlet, object] = {}  # each with a key of its own, for ``_past``
-        self.rung: bool = False  # was the descriptor readable, and is not cleared yet?
+        # Was the descriptor readable, and is it neither cleared nor closed since? Else its number
+        # may be another file's. In a forked child it is the parent's, who would miss what is there.
+        self.rung: bool = False
         self.inside: Inside = inside
         self.watch: Callable[[], object] | None = None  # ends what the event loop does for us
         # Was a question the last that came? Then the next one is likely to be one, too: it needs a
@@ -111,13 +113,14 @@ class Inlets(NotCopied):
         """Have the next item wake the receiver. In its thread, with the bell; then it looks.
 
         The descriptor is cleared before that, and not as soon as it was readable: threads wait for
-        what has come. Whoever has made it readable since has put its item before, so it is found.
+        what has come. Whoever has made it readable since has put its item before, so it is found;
+        or has given up, so ``tell_gone`` comes after each clear.
         """
         self.clear_descriptor()
         self.bell.arm()
 
     def clear_descriptor(self) -> None:
-        """Make the descriptor unreadable, if it was not since. The receiver looks after this."""
+        """Make the descriptor unreadable, if it was readable and is ours still. Then look."""
         if self.rung:
             self.bell.clear(self.fd)
             self.rung = False
@@ -228,6 +231,7 @@ class Inlets(NotCopied):
     def clear(self) -> None:
         """The hub has ended: see ``Mailbox.lend``. From any thread; never waits."""
         self.hand_back(None)
+        self.rung = False
         watch, self.watch = self.watch, None
         if watch is not None:
             watch()

@@ -307,6 +307,8 @@ class Mailbox(Taking):
         mine = self.inside.forget()
         self.bell.forget()
         self.places.forget()
+        if self.inlets is not None:
+            self.inlets.rung = False
         self.inlets = None  # its rings know a fork when they see one
         self.end(other_process)
         self.registry.refusal = other_process  # also if the parent has begun to end it

@@ -137,6 +137,7 @@ def make_callback(
     take_place = None if free is None else free.pop
     # Few cells: each of them takes a nanosecond of each call. So what is seldom used is in one.
     seldom = _Seldom(mailbox, pack, otherwise, failed)
+    mailbox.books.counts["late"]  # is made now: a late call may have no stack for that
 
     def callback(item: Any = (), *more: Any, **named: Any) -> Any:
         if lane.refusal is not None:

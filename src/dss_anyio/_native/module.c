@@ -191,7 +191,8 @@ static void ring_dealloc(PyObject *self) {
         close_ring(ring, false);
         dss_taking *taking = &((Ring *)self)->taking;
         dss_look look;
-        while (dss_ring_look(ring, taking, &look)) {
+        /* A release may fork, and come back in the child; there all of this is the parent's. */
+        while (!dss_ring_is_fork(ring) && dss_ring_look(ring, taking, &look)) {
             if (!dss_ring_claim(ring, taking, &look)) {
                 continue;
             }
@@ -205,7 +206,9 @@ static void ring_dealloc(PyObject *self) {
             }
             dss_ring_hand_over(ring, taking);
         }
-        dss_ring_drop(ring);
+        if (!dss_ring_is_fork(ring)) {
+            dss_ring_drop(ring);
+        }
         go_on_raising(&exception);
     }
     free_object(self);
@@ -315,8 +318,9 @@ static uint32_t received_of(Ring *self) {
 }
 
 /* For an iteration: the path of most items. What is taken in here one by one is handed over as if it
-   was taken in one call; at once only if a putter wants to be woken. And it is counted in here: the
-   two numbers that Python would count each item with take as long as all the rest of this. */
+   was taken in one call; at once only if a putter is to be woken by so many places. And it is counted
+   in here: the two numbers that Python would count each item with take as long as all the rest of
+   this. */
 static PyObject *ring_receive(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     dss_ring *ring = ((Ring *)self)->ring;
     dss_taking *taking = taking_of((Ring *)self, NULL);
@@ -336,20 +340,34 @@ static PyObject *ring_receive(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     return or_none(item);
 }
 
-static PyObject *ring_begin_turn(PyObject *self, PyObject *most) {
-    unsigned long many = PyLong_AsUnsignedLong(most);
-    if (many == (unsigned long)-1 && PyErr_Occurred()) {
+static bool add_to_received(PyObject *books, PyObject *number) {
+    PyObject *before = PyObject_GetAttrString(books, "received");
+    PyObject *after = before ? PyNumber_Add(before, number) : NULL;
+    int failed = after ? PyObject_SetAttrString(books, "received", after) : -1;
+    Py_XDECREF(before);
+    Py_XDECREF(after);
+    return !failed;
+}
+
+/* In one function of C, so that no exception of a signal handler comes between the books and us. */
+static PyObject *ring_begin_turn(PyObject *self, PyObject *args) {
+    unsigned int most;
+    PyObject *account, *books;
+    if (!PyArg_ParseTuple(args, "IOO", &most, &account, &books)) {
         return NULL;
     }
-    uint32_t received = 0;
     dss_taking *taking = taking_of((Ring *)self, NULL);
-    if (taking) { /* else somebody is in the middle of a turn */
-        received = received_of((Ring *)self);
-        atomic_store_explicit(&((Ring *)self)->received, 0, memory_order_relaxed);
-        ((Ring *)self)->most = (uint32_t)many;
+    PyObject *number = PyLong_FromUnsignedLong(taking ? received_of((Ring *)self) : 0);
+    if (taking) { /* else another thread receives, or this one is in the middle of that */
+        if (number && add_to_received(account, number) && add_to_received(books, number)) {
+            atomic_store_explicit(&((Ring *)self)->received, 0, memory_order_relaxed);
+            ((Ring *)self)->most = most;
+        } else {
+            Py_CLEAR(number);
+        }
         let_go((Ring *)self, taking);
     }
-    return PyLong_FromUnsignedLong(received);
+    return number;
 }
 
 static PyObject *ring_take(PyObject *self, PyObject *Py_UNUSED(ignored)) {
@@ -435,8 +453,9 @@ static PyMethodDef ring_methods[] = {
     {"receive", ring_receive, METH_NOARGS,
      "Take the oldest item if it is bytes; None if it is not, if there is none to receive, or if the "
      "turn is over."},
-    {"begin_turn", ring_begin_turn, METH_O,
-     "begin_turn(most): receive() may return so many. How many it has returned since the last one."},
+    {"begin_turn", ring_begin_turn, METH_VARARGS,
+     "begin_turn(most, account, books): receive() may return so many. How many it has returned since "
+     "the last one, which are added to the *received* of both."},
     {"take", ring_take, METH_NOARGS,
      "Take the oldest item: bytes, a memoryview, or an Ask; None if there is none."},
     {"drain", ring_drain, METH_O,

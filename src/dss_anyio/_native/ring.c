@@ -209,7 +209,8 @@ static void give_back_cell(dss_ring *ring, uint32_t number) {
 }
 
 /* It was found empty: begin at the first cell again. A queue that is never long uses a few cells, which
-   stay in the cache. */
+   stay in the cache. (Who is held up before it writes has one sender walk over the cells that were
+   filled meanwhile, once.) */
 static void begin_at_the_first_cell(dss_ring *ring) {
     if (atomic_load_explicit(&ring->next_cell, memory_order_relaxed)) {
         atomic_store_explicit(&ring->next_cell, 0, memory_order_relaxed);
@@ -363,7 +364,11 @@ bool dss_ring_claim(dss_ring *ring, dss_taking *taking, dss_look *look) {
 }
 
 void dss_ring_hand_over(dss_ring *ring, dss_taking *taking) {
-    if (!taking->many || dss_ring_is_fork(ring)) {
+    if (!taking->many) {
+        return;
+    }
+    if (dss_ring_is_fork(ring)) {
+        taking->many = 0;
         return;
     }
     uint64_t head = atomic_load(&ring->head);

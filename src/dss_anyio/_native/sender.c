@@ -4,7 +4,8 @@
    Waiting for room. Whoever waits reads a word, and *then* leaves a note for how many free places it
    wants to be woken, and *then* tries once more; it sleeps as long as the word is what it was. Whoever
    frees places claims the items, and *then* looks at the note; if there are so many it takes the note
-   away, changes the word, and wakes one. All of it is sequentially consistent: either the claim comes
+   away, changes the word, and wakes one. (An iteration looks as soon as it holds so many places, or a
+   lot of them. For a note that wants more than one place its sleep of a millisecond is enough.) All of it is sequentially consistent: either the claim comes
    before the last try, which then succeeds; or the note is found, by this one or by another who was
    there in between, and the word changes after it was read. A note is replaced only by one for fewer
    places.

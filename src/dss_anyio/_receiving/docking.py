@@ -53,9 +53,13 @@ def make_arrival(sleepers: Sleepers, inlets: Inlets) -> Callable[[], None]:
     def arrived() -> None:
         inlets.rung = True
         sleepers = alive()
-        if sleepers is not None:
-            sleepers.came_by_inlet()
-        inlets.clear_descriptor()  # if nobody has armed; who does so later looks then
-        inlets.tell_gone()  # last: threads wait for what has come, and who gives up rings unarmed
+        try:
+            if sleepers is not None:
+                sleepers.came_by_inlet()
+        finally:
+            inlets.clear_descriptor()  # if nobody has armed; who does so later looks then
+            # After the clear: who gives up rings, whether or not the flag is armed. Last, because
+            # threads wait for what has come.
+            inlets.tell_gone()
 
     return arrived
