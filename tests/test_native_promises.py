@@ -446,13 +446,11 @@ def test_at_the_end_of_a_wake_nothing_is_read_that_is_not_the_hubs(
 
 FORK_IN_A_RELEASE = """
     import ctypes, os
+    from c_threads import function
     from dss_anyio._native import dss
 
     FREE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-    prototype = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, FREE, ctypes.c_void_p
-    )
-    give = prototype(dss.functions["dss_give"])
+    give = function("dss_give", ctypes.c_void_p, ctypes.c_size_t, FREE, ctypes.c_void_p)
     released = 0
     child = None
 

@@ -12,7 +12,6 @@ counts as abandoned. The room that composes inlets is ``inlets``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Protocol, TypeAlias, cast
 
 from .books import NOTHING, Books
@@ -21,7 +20,7 @@ from .inside import Inside
 from .question import Question
 from .request import Request
 from .source import Account, Lane
-from .steps import TURN, Counters, Once
+from .steps import TURN, Counters
 from .waiter import Waiter
 
 # What a raw item is; how an answer to it becomes bytes (None: it has to be bytes); and whether a
@@ -132,10 +131,7 @@ class Inlet(Waiter):
         """Take out the oldest item, or request; NOTHING if there is none."""
         before, self.taking = self.taking, True
         try:
-            taken = self.ring.take()
-            item = NOTHING if taken is None else self.open(taken)
-            if item is NOTHING and taken is not None:
-                item = self._take_next()
+            item = self._take()
         finally:
             self.taking = before
         if item is NOTHING:
@@ -152,7 +148,7 @@ class Inlet(Waiter):
         """
         return self.ring.begin_turn(TURN, self.lane.source.account, self._books) > 0
 
-    def _take_next(self) -> Any:
+    def _take(self) -> Any:
         """A loop by itself: see ``_acquire_in_slices``."""
         while True:
             taken = self.ring.take()
@@ -215,7 +211,7 @@ class Inlet(Waiter):
 
     def _request(self, ask: Ask, data: bytes) -> Any:
         """A request with what *data* is; NOTHING if nobody waits for the answer any more."""
-        item, encode, report = (data, None, False) if self.unpack is None else self._unpacked(data)
+        item, encode, report = self._unpacked(data)
         question = self._question(ask, encode, report)
         request = Request(question, item)
         if question.settled:
@@ -233,8 +229,8 @@ class Inlet(Waiter):
         refusal = self.lane.refusal
         if refusal is not None and not is_graceful(refusal):
             question.settle("released", refusal)  # also one that was being decoded just then
-        elif not ask.waits:
-            question.give_up()
+        else:
+            question.look_after_the_asker()
         return question
 
     def tell_gone(self) -> None:
@@ -251,11 +247,7 @@ class Inlet(Waiter):
 
 
 class AskedInC(Question):
-    """The question of a thread that waits in C.
-
-    It is less than that of a thread that waits in Python: nobody has to find that thread in here
-    (``hub.blocked()`` finds it in the ring), and nobody asks for the result.
-    """
+    """The question of a thread that waits in C, and what it takes to wake that."""
 
     __slots__ = ("_ask", "_books", "_encode", "_inlet", "_report")
 
@@ -268,17 +260,7 @@ class AskedInC(Question):
         encode: Callable[[Any], bytes] | None,
         report: bool,
     ) -> None:
-        # Not those of the base: a thread of C waits 0.5 microseconds for them.
-        self.lane: Lane = inlet.lane
-        left = ask.left
-        self.deadline: float | None = None if left is None else monotonic() + left
-        self._wake: Callable[[], object] = self._wake_in_c  # the base takes it away at the end
-        self._counts = counts
-        counts["asked"].add_one()
-        self._outcome = Once()
-        self._untold: bool = False
-        self._called_off: bool = False
-        self._watchers: dict[object, Callable[[], object]] = {}
+        Question.__init__(self, inlet.lane, "dss_ask", self._wake_in_c, ask.left, counts)
         self._inlet = inlet
         self._books = books
         self._ask = ask
@@ -307,12 +289,8 @@ class AskedInC(Question):
         return there
 
     def look_after_the_asker(self) -> None:
-        if not self._ask.waits:
-            self.give_up()
-
-    def give_up(self) -> None:
-        """Its asker has gone."""
-        if self._inlet.forget(self):
+        """If it has gone, nobody wants the answer any more."""
+        if not self._ask.waits and self._inlet.forget(self):
             self.settle("abandoned")
 
 

@@ -22,7 +22,7 @@ means claimed before the close" in ``_native/ring.c``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from .books import NOTHING, Books
 from .errors import NotCopied
@@ -31,6 +31,18 @@ from .inside import Inside
 from .line import Beside, Line
 from .request import TOKEN
 from .source import Lane, Source
+
+
+class InletCounts(NamedTuple):
+    """What became of the items of all inlets of one source, as far as it is not in the books."""
+
+    queued: int
+    dropped: int
+    late: int
+    received: int  # in a turn that is not over
+
+
+NO_INLET: Final = InletCounts(0, 0, 0, 0)
 
 
 class Inlets(NotCopied):
@@ -43,7 +55,7 @@ class Inlets(NotCopied):
         "_past",
         "_turn",
         "all",
-        "asked",
+        "asked_last",
         "bell",
         "docked",
         "fd",
@@ -66,7 +78,7 @@ class Inlets(NotCopied):
         self.watch: Callable[[], object] | None = None  # ends what the event loop does for us
         # Was a question the last that came? Then the next one is likely to be one, too: it needs a
         # closer look.
-        self.asked: bool = False
+        self.asked_last: bool = False
         self._books = books
         self._gone = 0
         self._turn = False
@@ -145,11 +157,10 @@ class Inlets(NotCopied):
             self._turn = not self._turn
             if self._turn:
                 return None
-        order = list(self.all)
-        for inlet in order if len(order) == 1 else self._in_turn():
+        for inlet in self._in_turn():
             item = inlet.take()
             if item is not NOTHING:
-                self.asked = type(item) is TOKEN
+                self.asked_last = type(item) is TOKEN
                 return inlet.lane.source, item
         return None
 
@@ -238,12 +249,11 @@ class Inlets(NotCopied):
 
     # -- statistics: from any thread ---------------------------------------------------------------
 
-    def counts(self) -> dict[str | None, tuple[int, int, int, int]]:
-        """How many items of each source are queued, were dropped, came late, were received.
+    def counts(self) -> dict[str | None, InletCounts]:
+        """Those of each source. From any thread.
 
-        Received: those that are not in the books yet. Each inlet is in one of two lists. It is
-        entered in the second before it is taken out of the first, and we copy the first one first:
-        so we find it. If it is in both, it counts once.
+        Each inlet is in one of two lists. It is entered in the second before it is taken out of the
+        first, and we copy the first one first: so we find it. If it is in both, it counts once.
         """
         there = self.all.copy()
         past = self._past.copy()
@@ -251,13 +261,8 @@ class Inlets(NotCopied):
         for key in past.keys() - set(there.values()):
             name, dropped, late = past[key]
             rows.append((name, (0, dropped, late, 0)))
-        found: dict[str | None, tuple[int, int, int, int]] = {}
-        for name, (queued, dropped, late, received) in rows:
-            before = found.get(name, (0, 0, 0, 0))
-            found[name] = (
-                before[0] + queued,
-                before[1] + dropped,
-                before[2] + late,
-                before[3] + received,
-            )
+        found: dict[str | None, InletCounts] = {}
+        for name, counts in rows:
+            before = found.get(name, NO_INLET)
+            found[name] = InletCounts(*map(sum, zip(before, counts, strict=True)))
         return found

@@ -53,7 +53,7 @@ class Taking(NotCopied):
             lets its event loop run then, and comes back. It says nothing; ``nothing_there`` does
         """
         entries, inlets = self.line.entries, self.inlets
-        if inlets is not None and not entries and not inlets.asked:
+        if inlets is not None and not entries and not inlets.asked_last:
             taken = self._take_as_it_is()
             if taken is not None:
                 return taken[1]
@@ -85,7 +85,7 @@ class Taking(NotCopied):
     def take_with_source(self) -> tuple[Source, Any] | None:
         """As ``take``, with the item's source; None if there is none."""
         entries, inlets = self.line.entries, self.inlets
-        if inlets is not None and not entries and not inlets.asked:
+        if inlets is not None and not entries and not inlets.asked_last:
             taken = self._take_as_it_is()
             if taken is not None:
                 return taken

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .._core.inlet import Inlet
+from .._core.inlets import NO_INLET, InletCounts
 from .._core.mailbox import Mailbox
 from .._core.question import RequestStatistics, count_requests
 from .._core.waiter import WaitForPlace
@@ -34,9 +35,6 @@ class SourceStatistics(NamedTuple):
     def sent(self) -> int:
         """Items that were accepted: received, queued, dropped and undelivered ones."""
         return self.received + self.queued + self.dropped + self.undelivered
-
-
-NONE = (0, 0, 0, 0)  # what ``Inlets.counts`` has of a source that has no inlet
 
 
 class HubStatistics(NamedTuple):
@@ -125,7 +123,7 @@ def statistics_of(
     books, registry = mailbox.books, mailbox.registry
     counts = books.counts
     queued = registry.queued()
-    inlets: dict[str | None, tuple[int, int, int, int]] = {}
+    inlets: dict[str | None, InletCounts] = {}
     failures = 0
     if mailbox.inlets is not None:
         inlets, failures = mailbox.inlets.counts(), mailbox.inlets.bell.failures
@@ -133,9 +131,9 @@ def statistics_of(
     # register a source.
     sources = {
         name: SourceStatistics(
-            account.received + inlets.get(name, NONE)[3],
-            queued.get(name, 0) + inlets.get(name, NONE)[0],
-            account.value_of("dropped") + inlets.get(name, NONE)[1],
+            account.received + inlets.get(name, NO_INLET).received,
+            queued.get(name, 0) + inlets.get(name, NO_INLET).queued,
+            account.value_of("dropped") + inlets.get(name, NO_INLET).dropped,
             account.value_of("undelivered"),
             count_requests(account),
             name in registry.sources,
@@ -155,10 +153,10 @@ def statistics_of(
         open_receive_streams=open_receive_streams,
         tasks_waiting_send=sum(waiting.values()),
         tasks_waiting_receive=tasks_waiting_receive,
-        received=books.received + sum([each[3] for each in inlets.values()]),
-        dropped=counts.value_of("dropped") + sum([each[1] for each in inlets.values()]),
+        received=books.received + sum([each.received for each in inlets.values()]),
+        dropped=counts.value_of("dropped") + sum([each.dropped for each in inlets.values()]),
         undelivered=counts.value_of("undelivered"),
-        late=counts.value_of("late") + sum([each[2] for each in inlets.values()]),
+        late=counts.value_of("late") + sum([each.late for each in inlets.values()]),
         wakes=mailbox.bell.wakes,
         wake_failures=counts.value_of("wake_failures") + failures,
         errors=counts.value_of("errors"),

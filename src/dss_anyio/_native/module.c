@@ -206,9 +206,7 @@ static void ring_dealloc(PyObject *self) {
             }
             dss_ring_hand_over(ring, taking);
         }
-        if (!dss_ring_is_fork(ring)) {
-            dss_ring_drop(ring);
-        }
+        dss_ring_drop(ring);
         go_on_raising(&exception);
     }
     free_object(self);

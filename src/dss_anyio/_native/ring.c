@@ -24,7 +24,7 @@
    Why no item is seen half-written: it is written before its number is in a slot.
 
    Why whoever is killed costs nothing but its own item: before the swap nobody knows of its cell,
-   which is never free again (there are SPARE more than the limit, LOT of them for who takes many);
+   which is never free again (there are SPARE more than the limit, DSS_LOT of them for who takes many);
    after it, the item is accepted, and the tail is moved by others. A thread that is killed while it
    drops the oldest item costs that one, which was to be dropped, and is not handed back then. (What a
    killed thread does cost: its cell, so that from the 64th on each costs a place as well; and the
@@ -67,8 +67,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOT DSS_LOT
-#define SPARE (63 + LOT)
+#define SPARE (63 + DSS_LOT)
 #define AHEAD 4
 #define LAST UINT32_MAX
 #define CLOSED ((uint64_t)1)
@@ -196,9 +195,13 @@ HOT static bool take_cell(dss_ring *ring, uint32_t *number) {
             return true;
         }
         uint32_t now = atomic_load_explicit(&ring->next_cell, memory_order_relaxed);
-        passed = now == hint ? passed + 1 : 0;
-        at = now == hint ? after : now;
-        hint = now;
+        if (now == hint) {
+            at = after;
+            passed += 1;
+        } else {
+            at = hint = now;
+            passed = 0;
+        }
     }
     return false;
 }
@@ -293,7 +296,7 @@ static bool was_claimed(dss_ring *ring, uint64_t position, uint64_t word) {
 /* -- Taking: from any thread; also a putter's that drops the oldest ------------------------------ */
 
 HOT bool dss_ring_look(dss_ring *ring, dss_taking *taking, dss_look *look) {
-    if (taking->many == LOT) {
+    if (taking->many == DSS_LOT) {
         dss_ring_hand_over(ring, taking);
     }
     for (;;) {
@@ -364,11 +367,7 @@ bool dss_ring_claim(dss_ring *ring, dss_taking *taking, dss_look *look) {
 }
 
 void dss_ring_hand_over(dss_ring *ring, dss_taking *taking) {
-    if (!taking->many) {
-        return;
-    }
-    if (dss_ring_is_fork(ring)) {
-        taking->many = 0;
+    if (!taking->many || dss_ring_is_fork(ring)) {
         return;
     }
     uint64_t head = atomic_load(&ring->head);
@@ -600,6 +599,9 @@ void dss_ring_hold(dss_ring *ring) {
 }
 
 void dss_ring_drop(dss_ring *ring) {
+    if (dss_ring_is_fork(ring)) {
+        return; /* it is the parent's */
+    }
     free_lingering();
     if (atomic_fetch_sub(&ring->holds, 1) == 1 && !atomic_exchange(&ring->dead, true)) {
         free_queue(ring); /* once: whoever holds it after this holds what is always there */

@@ -133,7 +133,7 @@ typedef struct { /* a look at the oldest item, which may be claimed */
     uint64_t position, word;
 } dss_look;
 
-#define DSS_LOT 32
+#define DSS_LOT 32 /* cells go back so many at a time: each time is a trip between two processors */
 
 /* Several items that are taken one after the other; begins with all 0. What was claimed has left the
    queue, but its cell is read, until the next look; the cells are handed over when there are some of

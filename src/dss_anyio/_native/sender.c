@@ -521,9 +521,7 @@ static dss_sender *hold(dss_sender *sender) {
 }
 
 static void release(dss_sender *sender) {
-    if (!dss_ring_is_fork(ring_of(sender))) {
-        dss_ring_drop(ring_of(sender));
-    }
+    dss_ring_drop(ring_of(sender));
 }
 
 const dss_api_2_0 dss_api = {

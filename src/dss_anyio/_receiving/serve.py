@@ -107,7 +107,7 @@ async def serve(
                 raise exc
             on_error(exc, source.name)
         else:
-            if result is not None and is_awaitable(result):
+            if is_awaitable(result):
                 running += 1
                 tasks.start_soon(run, source, request, result, name=handler)
             elif request is not None:
