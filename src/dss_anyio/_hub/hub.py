@@ -260,7 +260,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         """
         tells = partial(tell, self._on_error, books=self._mailbox.books)
         on_error = None if raise_errors else tells
-        await serve(self, self._sleepers, self._end, handler, max_concurrency, on_error)
+        await serve(self._sleepers, self._end, handler, max_concurrency, on_error)
 
     # -- sources -----------------------------------------------------------------------------------
 

@@ -8,11 +8,10 @@ finds the item either in the hub or with the caller.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from anyio import ClosedResourceError, EndOfStream, WouldBlock
 from anyio.abc import ObjectReceiveStream
@@ -30,7 +29,7 @@ from .._core.errors import (
 )
 from .._core.line import Mark
 from .._core.request import TOKEN
-from .._core.source import Lane, Source
+from .._core.source import Lane
 from .._core.steps import IN_TURN, TURN, TURN_SECONDS
 from .sleepers import End, Sleepers
 
@@ -118,18 +117,6 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                 raise no_more(mailbox) from None
             raise
         return item
-
-    def _receive_with_source(self) -> tuple[Source, Any] | None:
-        mailbox = self._mailbox
-        if self._end.closed or mailbox.ended:
-            raise receiver_closed(mailbox)
-        finished = not mailbox.registry.open_lanes  # before the queue, as above
-        taken = mailbox.take_with_source()
-        if taken is None:
-            self._sleepers.report_errors()
-            if finished and not mailbox.entries():
-                raise no_more(mailbox)
-        return taken
 
     async def receive_many(self, max_items: int | None = None) -> list[T_Item]:
         """Wait for an item, and return it with all others that are there. Always a checkpoint.
@@ -297,11 +284,6 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
     def __repr__(self) -> str:
         state = "closed" if self._end.closed else "open"
         return f"<{type(self).__name__} of {title(self._mailbox.books)}: {state}>"
-
-
-def taker(receiver: Receiver[Any]) -> Callable[[], tuple[Source, Any] | None]:
-    """As ``receive_nowait``, for handlers: with the item's source; None if there is no item."""
-    return receiver._receive_with_source  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
 def check_max_items(max_items: int | None) -> None:

@@ -10,13 +10,7 @@ from inspect import iscoroutine
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
 
-from anyio import (
-    ClosedResourceError,
-    EndOfStream,
-    Event,
-    create_task_group,
-    current_effective_deadline,
-)
+from anyio import Event, create_task_group, current_effective_deadline
 from anyio.lowlevel import checkpoint
 
 from .._core.errors import ends_the_program, is_a_loops_own, named, not_open, note, receiver_closed
@@ -26,7 +20,6 @@ from .._core.source import Source
 from .._core.steps import TURN, TURN_SECONDS
 from .._loops.closing import running_task
 from .._loops.surroundings import Surround, surround_as
-from .receiver import Receiver, taker
 from .sleepers import End, Sleepers
 
 T_Item = TypeVar("T_Item")
@@ -34,7 +27,6 @@ Handler: TypeAlias = Callable[[T_Item], Any]
 
 
 async def serve(
-    receiver: Receiver[Any],
     sleepers: Sleepers,
     end: End,
     handler: Handler[T_Item],
@@ -51,7 +43,6 @@ async def serve(
     context = copy_context()
     context.run(way_in.name_loop)  # in a wake no task is there to ask
     surround = surround_as(running_task())
-    take = taker(receiver)
     running = 0
     one_has_ended = Event()
     over = closed = False  # the stream
@@ -123,24 +114,25 @@ async def serve(
         nonlocal over, closed
         begun = monotonic()
         mailbox = sleepers.mailbox
-        entries = mailbox.line.entries
+        registry, entries = mailbox.registry, mailbox.line.entries
         try:
             while True:
                 for _ in range(TURN):
                     if running >= max_concurrency:
                         return False  # nothing is in hand while we wait
-                    try:
-                        taken = take()
-                    except EndOfStream:
-                        over = True
-                        return False
-                    except ClosedResourceError:
+                    if end.closed or registry.ended:
                         over = closed = True
                         return False
+                    # Read before the queue is: if the senders were closed by now, all is in it.
+                    finished = not registry.open_lanes
+                    taken = mailbox.take_with_source()
                     if taken is None:
-                        return True
-                    handle(*taken, call)
-                    del taken  # or it would not be forgotten until the next one comes
+                        sleepers.report_errors()
+                        over = finished and not mailbox.entries()
+                        return not over
+                    source, entry = taken
+                    handle(source, entry, call)
+                    del taken, entry  # or it would not be forgotten until the next one comes
                     done = not entries and not mailbox.meeting.waiting and running < max_concurrency
                     if done and mailbox.inlets is not None:
                         done = not mailbox.entries()
