@@ -48,8 +48,7 @@ class Bell(Protocol):
 class Ask(Protocol):
     """``Ask`` in ``_native/items.c``: a thread that waits for an answer in C."""
 
-    data: bytes
-    decodes: bool
+    data: bytes | None  # None: it is to be made by ``decode``
     waits: bool
     gone: bool
     left: float | None
@@ -78,7 +77,17 @@ class Ring(Protocol):
 class Inlet(Waiter):
     """One native sender, as the core sees it."""
 
-    __slots__ = ("_books", "_inside", "as_it_is", "asked", "closed", "ring", "taking", "unpack")
+    __slots__ = (
+        "_inside",
+        "as_it_is",
+        "asked",
+        "books",
+        "closed",
+        "requests",
+        "ring",
+        "taking",
+        "unpack",
+    )
 
     def __init__(
         self, lane: Lane, ring: Ring, unpack: Unpack | None, books: Books, inside: Inside
@@ -94,7 +103,8 @@ class Inlet(Waiter):
         # by who receives, who puts back what was there before: a ``decode`` may receive, too. (If
         # Ctrl-C leaves it True, we stay inside until the hub ends, which does no harm.)
         self.taking: bool = False
-        self._books = books
+        self.books: Books = books
+        self.requests: Counters = books.requests_of(lane.source)
         self._inside = inside
 
     # -- the end: from any thread ------------------------------------------------------------------
@@ -129,16 +139,22 @@ class Inlet(Waiter):
 
     def take(self) -> Any:
         """Take out the oldest item, or request; NOTHING if there is none."""
-        before, self.taking = self.taking, True
-        try:
-            item = self._take()
-        finally:
-            self.taking = before
-        if item is NOTHING:
-            self.begin_turn()
-            if self.closed:
-                self.leave_if_done()
-        return item
+        before = self.taking
+        while True:
+            self.taking = True
+            try:
+                taken = self.ring.take()
+                item = NOTHING if taken is None else self.open(taken)
+            finally:
+                self.taking = before
+            if item is not NOTHING:
+                return item
+            if taken is None:
+                break
+        self.begin_turn()
+        if self.closed:
+            self.leave_if_done()
+        return NOTHING
 
     def begin_turn(self) -> bool:
         """``Ring.receive`` may return as many as a turn has. False if it has returned none so far.
@@ -146,17 +162,7 @@ class Inlet(Waiter):
         It counts what it returns, and here that is entered in the books; in C, so that Ctrl-C does
         not come in between. (Who looks from another thread meanwhile may find it in both.)
         """
-        return self.ring.begin_turn(TURN, self.lane.source.account, self._books) > 0
-
-    def _take(self) -> Any:
-        """A loop by itself: see ``_acquire_in_slices``."""
-        while True:
-            taken = self.ring.take()
-            if taken is None:
-                return NOTHING
-            item = self.open(taken)
-            if item is not NOTHING:
-                return item
+        return self.ring.begin_turn(TURN, self.lane.source.account, self.books) > 0
 
     def open(self, taken: Any) -> Any:
         """The item of what was *taken* out of the ring: itself, or a request.
@@ -166,72 +172,69 @@ class Inlet(Waiter):
         """
         if isinstance(taken, RAW):
             return taken if self.unpack is None else self._unpacked(taken)[0]
-        decodes = getattr(taken, "decodes", None)
-        if decodes is False:
-            return self._request(taken, taken.data)
-        try:
-            data = taken.decode()
-        except RuntimeError as exc:
-            self._books.report(self.lane.source, exc)
-            self._books.count_undelivered(self.lane.source)
-            return NOTHING
-        asks = decodes is not None  # else it is a ``Delivery``
-        if data is None:
-            self._count_without_item(asks and taken.gone)
-            return NOTHING
-        return self._request(taken, data) if asks else data
+        item = data = getattr(taken, "data", NOTHING)  # a ``Delivery`` has none
+        if data is NOTHING or data is None:
+            try:
+                item = taken.decode()
+            except RuntimeError as exc:
+                self.books.report(self.lane.source, exc)
+                self.books.count_undelivered(self.lane.source)
+                return NOTHING
+            if item is None:
+                self._count_without_item(data is None and taken.gone)
+                return NOTHING
+            if data is NOTHING:
+                return item
+        encode, report = None, False
+        if self.unpack is not None:
+            item, encode, report = self._unpacked(item)
+        question = AskedInC(self, taken, encode, report)
+        # It is entered, and *then* we look whether it still has an asker. Who closes the lane
+        # releases all askers, and *then* copies the questions.
+        self.asked[question] = None
+        refusal = self.lane.refusal
+        request = Request(question, item)
+        if refusal is not None and not is_graceful(refusal):
+            question.settle("released", refusal)  # also one that was being decoded just then
+        elif taken.waits:
+            return request
+        else:
+            question.look_after_the_asker()
+        self.books.undeliver(self.lane.source, request)
+        return NOTHING
 
     def _count_without_item(self, gone: bool) -> None:
         """The library has done everything in its decode; or the asker has *gone* before."""
         if gone:
-            self._books.count_undelivered(self.lane.source)
+            self.books.count_undelivered(self.lane.source)
         else:
             self.lane.source.account.received += 1
-            self._books.received += 1
+            self.books.received += 1
 
     def hand_back(self, taken: Any) -> None:
         """Nobody will receive what was *taken* out of the ring."""
         if isinstance(taken, RAW):
             item = taken if self.unpack is None else self._unpacked(taken)[0]
-            self._books.undeliver(self.lane.source, item)
+            self.books.undeliver(self.lane.source, item)
             return
         # The library's own function hears of it when *taken* is destroyed. What asks is not decoded
         # any more, but counted like every question.
         if hasattr(taken, "waits"):
-            self._question(taken, None, False).settle("released", self.lane.refusal)
-        self._books.count_undelivered(self.lane.source)
+            question = AskedInC(self, taken, None, False)
+            self.asked[question] = None
+            refusal = self.lane.refusal
+            if refusal is not None and is_graceful(refusal):
+                question.look_after_the_asker()  # else the ring has released it
+            question.settle("released", refusal)
+        self.books.count_undelivered(self.lane.source)
 
     def _unpacked(self, raw: Any) -> Unpacked:
-        if self.unpack is not None:
-            try:
-                return self.unpack(raw)
-            except Exception as exc:
-                self._books.report(self.lane.source, exc)
+        assert self.unpack is not None
+        try:
+            return self.unpack(raw)
+        except Exception as exc:
+            self.books.report(self.lane.source, exc)
         return raw, None, False
-
-    def _request(self, ask: Ask, data: bytes) -> Any:
-        """A request with what *data* is; NOTHING if nobody waits for the answer any more."""
-        item, encode, report = self._unpacked(data)
-        question = self._question(ask, encode, report)
-        request = Request(question, item)
-        if question.settled:
-            self._books.undeliver(self.lane.source, request)
-            return NOTHING
-        return request
-
-    def _question(self, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool) -> AskedInC:
-        """The question of *ask*; it is settled if nobody waits for its answer any more."""
-        counts = self._books.requests_of(self.lane.source)
-        question = AskedInC(self, self._books, counts, ask, encode, report)
-        # It is entered, and *then* we look whether it still has an asker. Who closes the lane
-        # releases all askers, and *then* copies the questions.
-        self.asked[question] = None
-        refusal = self.lane.refusal
-        if refusal is not None and not is_graceful(refusal):
-            question.settle("released", refusal)  # also one that was being decoded just then
-        else:
-            question.look_after_the_asker()
-        return question
 
     def tell_gone(self) -> None:
         """Have the work on those questions cancelled whose askers have given up."""
@@ -249,20 +252,13 @@ class Inlet(Waiter):
 class AskedInC(Question):
     """The question of a thread that waits in C, and what it takes to wake that."""
 
-    __slots__ = ("_ask", "_books", "_encode", "_inlet", "_report")
+    __slots__ = ("_ask", "_encode", "_inlet", "_report")
 
     def __init__(
-        self,
-        inlet: Inlet,
-        books: Books,
-        counts: Counters,
-        ask: Ask,
-        encode: Callable[[Any], bytes] | None,
-        report: bool,
+        self, inlet: Inlet, ask: Ask, encode: Callable[[Any], bytes] | None, report: bool
     ) -> None:
-        Question.__init__(self, inlet.lane, "dss_ask", self._wake_in_c, ask.left, counts)
+        Question.__init__(self, inlet.lane, "dss_ask", self._wake_in_c, None, inlet.requests)
         self._inlet = inlet
-        self._books = books
         self._ask = ask
         self._encode = encode
         self._report = report
@@ -273,20 +269,27 @@ class AskedInC(Question):
         status, answer = UNANSWERED, b""
         if ending == "answered":
             try:
-                status, answer = OK, (self._encode or _as_bytes)(value)
+                if self._encode is None:
+                    status, answer = OK, b"" if value is None else _as_bytes(value)
+                else:
+                    status, answer = OK, self._encode(value)
             except BaseException as exc:  # a wrong answer is an error on our side, of any kind
-                self._books.report(self.lane.source, exc)
+                self._inlet.books.report(self.lane.source, exc)
                 status, answer = REFUSED, _text_of(exc)
         elif ending == "refused":
             status, answer = REFUSED, _text_of(value)
             if self._report:
-                self._books.report(self.lane.source, value)
+                self._inlet.books.report(self.lane.source, value)
         elif ending == "released":
             status = RELEASED  # by the ring already
         there = self._ask.settle(status, answer) or ending == "released"
         self._inlet.forget(self)  # last: if Ctrl-C strikes in here, we are called once more
         self._wake = _nobody  # it refers to us
         return there
+
+    @property
+    def remaining(self) -> float | None:
+        return self._ask.left
 
     def look_after_the_asker(self) -> None:
         """If it has gone, nobody wants the answer any more."""
@@ -295,8 +298,6 @@ class AskedInC(Question):
 
 
 def _as_bytes(value: object) -> bytes:
-    if value is None:
-        return b""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(cast("bytes", value))
     raise TypeError(f"the answer to dss_ask must be bytes, or None for no bytes, not {value!r}")

@@ -152,29 +152,26 @@ class Inlets(NotCopied):
     # -- taking: in the receiving thread -----------------------------------------------------------
 
     def take(self, others_wait: bool) -> tuple[Source, Any] | None:
-        """Take the oldest item of one ring; None if there is none, or the line has its turn."""
+        """Receive the oldest item of one ring; None if there is none, or the line has its turn.
+
+        The item is NOTHING if nobody is to have what there was.
+        """
         if others_wait:
             self._turn = not self._turn
             if self._turn:
                 return None
-        for inlet in self._in_turn():
+        order = list(self.all)
+        for inlet in order if len(order) == 1 else self._in_turn(order):
             item = inlet.take()
             if item is not NOTHING:
                 self.asked_last = type(item) is TOKEN
-                return inlet.lane.source, item
+                source = inlet.lane.source
+                received, item = self._books.receive(source, item)
+                return source, item if received else NOTHING
         return None
 
-    def receive_one(self) -> Any:
-        """For an iteration. NOTHING if there is none, or if nobody is to have what there was."""
-        taken = self.take(False)
-        if taken is None:
-            return NOTHING
-        received, item = self._books.receive(*taken)
-        return item if received else NOTHING
-
-    def _in_turn(self) -> list[Inlet]:
+    def _in_turn(self, order: list[Inlet]) -> list[Inlet]:
         """All of them; each call begins with another one."""
-        order = list(self.all)
         if len(order) > 1:
             self._next = (self._next + 1) % len(order)
             order = order[self._next :] + order[: self._next]
@@ -190,7 +187,7 @@ class Inlets(NotCopied):
             if not most:
                 return []  # before it is another one's turn to be first
         batch: list[Any] = []
-        for inlet in self._in_turn():
+        for inlet in self._in_turn(list(self.all)):
             if self._books.interrupt is not None:
                 break  # it is raised before anything else is taken
             there = inlet.ring.count()

@@ -212,7 +212,8 @@ class Mailbox(Taking):
 
     def receive_beside(self) -> Any:
         """For an iteration: what it receives from beside the line by a closer look, or NOTHING."""
-        return NOTHING if self.inlets is None or self.ended else self.inlets.receive_one()
+        taken = None if self.inlets is None or self.ended else self.inlets.take(False)
+        return NOTHING if taken is None else taken[1]
 
     def begin_turn(self, beside: Beside) -> bool:
         """For an iteration that finds the line busy: it takes the next IN_TURN items from there.

@@ -27,6 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from threading import get_ident
+from time import monotonic
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from .errors import (
@@ -38,8 +40,8 @@ from .errors import (
     without_a_loops_own,
 )
 from .source import Lane
-from .steps import Counters, Once
-from .waiter import Waiter
+from .steps import Counters
+from .waiter import Waiter, WaitForPlace
 
 Ending: TypeAlias = Literal["answered", "refused", "unanswered", "released", "abandoned"]
 
@@ -99,7 +101,7 @@ class Question(Waiter):
     time only if the first call has failed: struck by Ctrl-C, or out of stack or memory.
     """
 
-    __slots__ = ("_called_off", "_counts", "_outcome", "_untold", "_watchers", "deadline")
+    __slots__ = ("_called_off", "_counts", "_outcome", "_timeout", "_untold", "_watchers")
 
     def __init__(
         self,
@@ -109,12 +111,19 @@ class Question(Waiter):
         timeout: float | None = None,
         counts: Counters | None = None,
     ) -> None:
-        Waiter.__init__(self, lane, call, wake)
-        self.deadline: float | None = None if timeout is None else self.since + timeout
+        # What the base's ``__init__`` does, written out: one is made for each request and call.
+        self.lane: Lane = lane
+        self.call: str = call
+        self.since: float = monotonic()
+        self.thread: int = get_ident()
+        self.waiting: WaitForPlace | None = None
+        self._wake: Callable[[], object] = wake
+        self._timeout = timeout
         self._counts = counts
         if counts is not None:
             counts["asked"].add_one()
-        self._outcome: Once[tuple[Ending, Any]] = Once()
+        # As a ``Once``, which takes longer to make.
+        self._outcome: dict[None, tuple[Ending, Any]] = {}
         self._untold: bool = False  # was it settled by a thread that could not wake the asker?
         self._called_off: bool = False
         self._watchers: dict[object, Callable[[], object]] = {}
@@ -179,8 +188,7 @@ class Question(Waiter):
             return
         if not self.settle("released", refusal) and self._untold:
             self._untold = False
-            outcome = self._outcome.decision
-            assert outcome is not None
+            outcome = self._outcome[None]
             self._tell(outcome[0])
 
     def look_again(self) -> None:
@@ -203,13 +211,19 @@ class Question(Waiter):
     @property
     def outcome(self) -> tuple[Ending, Any] | None:
         """How it has ended, and with what value; None if it has not."""
-        return self._outcome.decision
+        return self._outcome.get(None)
 
     @property
     def given_up(self) -> bool:
         """Does nobody wait for the answer any more?"""
-        outcome = self._outcome.decision
+        outcome = self._outcome.get(None)
         return outcome is not None and ENDINGS[outcome[0]].given_up
+
+    @property
+    def remaining(self) -> float | None:
+        """See ``Request.remaining``."""
+        timeout = self._timeout
+        return None if timeout is None else max(0.0, self.since + timeout - monotonic())
 
     def result(self) -> Any:
         """Return what the asker gets, or raise it. For the asker, once."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from inspect import isawaitable
-from time import monotonic
 from types import GeneratorType, TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -36,19 +35,18 @@ class Request(NotCopied, Generic[T_Item]):
     request:`` do that at the end of the block, also where objects are not freed at once.
     """
 
-    __slots__ = ("__weakref__", "_question", "_queued", "_source", "item")
+    __slots__ = ("__weakref__", "_question", "_queued", "item")
 
     def __init__(self, question: Question, item: T_Item) -> None:
         self._question = question
         # True until it is received. One that was, and is sent again, is an item like any other.
         self._queued = True
-        self._source: str | None = question.lane.source.name
         self.item: T_Item = item  #: the item; decoded, if the source has a ``decode``
 
     @property
     def source(self) -> str | None:
         """The registered source that asks; None for the hub's own portal and its clones."""
-        return self._source
+        return self._question.lane.source.name
 
     def reply(self, value: object = None) -> bool:
         """Answer it. False if it has ended before; then nobody gets *value*."""
@@ -75,8 +73,7 @@ class Request(NotCopied, Generic[T_Item]):
     @property
     def remaining(self) -> float | None:
         """How many seconds the asker is still going to wait, at least 0; None for no limit."""
-        deadline = self._question.deadline
-        return None if deadline is None else max(0.0, deadline - monotonic())
+        return self._question.remaining
 
     async def wait_abandoned(self) -> None:
         """Wait until the asker does not wait any more; for ever if it is answered. In any loop.
@@ -124,7 +121,7 @@ class Request(NotCopied, Generic[T_Item]):
             self._question.settle("unanswered", "was forgotten without a reply")
 
     def __repr__(self) -> str:
-        of = "" if self._source is None else f" of {self._source!r}"
+        of = "" if self.source is None else f" of {self.source!r}"
         state = "ended" if self._question.settled else "open"
         return f"<Request{of}: {self.item!r}, {state}>"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from anyio import WouldBlock
 
-from .books import NOT_RECEIVED, Books
+from .books import NOT_RECEIVED, NOTHING, Books
 from .errors import NotCopied
 from .inlets import Inlets
 from .inside import Inside
@@ -63,10 +63,9 @@ class Taking(NotCopied):
             if inlets is not None:
                 taken = inlets.take(bool(entries))
                 if taken is not None:
-                    received, item = self.books.receive(*taken)
-                    if received:
-                        return item
-                    continue
+                    if taken[1] is NOTHING:
+                        continue
+                    return taken[1]
             try:
                 entry = entries.popleft()
             except IndexError:
@@ -90,24 +89,28 @@ class Taking(NotCopied):
             if taken is not None:
                 return taken
         for _ in range(MOST_MISSES):
-            taken = None if inlets is None else inlets.take(bool(entries))
-            if taken is None:
-                try:
-                    entry = entries.popleft()
-                except IndexError:
-                    if self.meeting.meet_sender():
+            if inlets is not None:
+                taken = inlets.take(bool(entries))
+                if taken is not None:
+                    if taken[1] is NOTHING:
                         continue
-                    return None
-                if type(entry) is not Lane and type(entry) is not Mark:
-                    received, item = self.receive(entry)
-                    if received:
-                        return UNREGISTERED, item
+                    return taken
+            try:
+                entry = entries.popleft()
+            except IndexError:
+                if self.meeting.meet_sender():
                     continue
-                taken = self.open(entry)
-            if taken is not None:
-                received, item = self.books.receive(*taken)
+                return None
+            if type(entry) is not Lane and type(entry) is not Mark:
+                received, item = self.receive(entry)
                 if received:
-                    return taken[0], item
+                    return UNREGISTERED, item
+                continue
+            opened = self.open(entry)
+            if opened is not None:
+                received, item = self.books.receive(*opened)
+                if received:
+                    return opened[0], item
         return None
 
     def _take_as_it_is(self) -> tuple[Source, Any] | None:
