@@ -48,7 +48,7 @@ class Bell(Protocol):
 class Ask(Protocol):
     """``Ask`` in ``_native/items.c``: a thread that waits for an answer in C."""
 
-    data: bytes | None  # None: it is to be made by ``decode``
+    data: bytes | None  # None: ``decode`` makes it
     waits: bool
     gone: bool
     left: float | None
@@ -172,7 +172,8 @@ class Inlet(Waiter):
         """
         if isinstance(taken, RAW):
             return taken if self.unpack is None else self._unpacked(taken)[0]
-        item = data = getattr(taken, "data", NOTHING)  # a ``Delivery`` has none
+        # A ``Delivery`` has none; of what asks, it is None if ``decode`` is to make it.
+        item = data = getattr(taken, "data", NOTHING)
         if data is NOTHING or data is None:
             try:
                 item = taken.decode()
