@@ -206,7 +206,7 @@ class WayIn:
             return  # somebody has put another one in its place, which calls us, and we go on
         del self._native.close
         if self._native.close != self._close:  # it was not that of its class either
-            self._native.close = self._close  # type: ignore[method-assign]
+            self._native.close = self._close  # type: ignore[method-assign]  # as it was
 
     @staticmethod
     def start_alone(
@@ -253,7 +253,7 @@ def way_in(_: TaskGroup, when_closed: WhenClosed, guest: object) -> Way:
     if type(way) is not WayIn:
         way = WayIn(native, when_closed)
         try:
-            native.close = way  # type: ignore[method-assign]
+            native.close = way  # type: ignore[method-assign]  # the witness: see above
         except AttributeError:
             pass  # a loop that lets nobody do that; its end is noticed at the next call
     way.guests[guest] = None
