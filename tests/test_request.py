@@ -34,7 +34,7 @@ import dss_anyio as dss
 from dss_anyio import NoReplyError
 from dss_anyio._core import mailbox as _mailbox
 from dss_anyio._core.errors import hub_gone
-from dss_anyio._core.waiter import WaitForPlace
+from dss_anyio._core.waiter import Waiter, WaitForPlace
 from dss_anyio.testing import eventually, threads, until
 
 pytestmark = pytest.mark.anyio
@@ -942,6 +942,14 @@ async def test_wait_abandoned_returns_when_the_hub_ends() -> None:
             token = await hub.receive()
             tasks.start_soon(token.wait_abandoned)
             await anyio.wait_all_tasks_blocked()
+
+
+def test_a_question_has_whatever_a_waiter_has() -> None:
+    """It sets that itself: see ``Question.__init__``."""
+    with dss.open_polled_hub[Any]() as hub:
+        hub.portal.request_soon("question")
+        (token,) = hub.poll()
+        assert [name for name in Waiter.__slots__ if not hasattr(token._question, name)] == []
 
 
 async def test_wait_abandoned_waits_on_if_it_is_answered_and_leaves_nothing_behind() -> None:

@@ -70,7 +70,7 @@ class Books:
         if source.decode is not None:
             return self._decode(source, item, source.decode)
         if type(item) is TOKEN:
-            item._queued = False  # ``dequeue``, written out
+            dequeue(item)
         source.account.received += 1
         self.received += 1
         return True, item

@@ -104,6 +104,7 @@ class Inlet(Waiter):
         # Ctrl-C leaves it True, we stay inside until the hub ends, which does no harm.)
         self.taking: bool = False
         self.books: Books = books
+        # Where its questions are counted.
         self.requests: Counters = books.requests_of(lane.source)
         self._inside = inside
 
@@ -172,7 +173,7 @@ class Inlet(Waiter):
         """
         if isinstance(taken, RAW):
             return taken if self.unpack is None else self._unpacked(taken)[0]
-        # A ``Delivery`` has none; of what asks, it is None if ``decode`` is to make it.
+        # A ``Delivery`` has no data. What asks has None, if ``decode`` is to make them.
         item = data = getattr(taken, "data", NOTHING)
         if data is NOTHING or data is None:
             try:
@@ -221,12 +222,11 @@ class Inlet(Waiter):
         # The library's own function hears of it when *taken* is destroyed. What asks is not decoded
         # any more, but counted like every question.
         if hasattr(taken, "waits"):
-            question = AskedInC(self, taken, None, False)
-            self.asked[question] = None
             refusal = self.lane.refusal
-            if refusal is not None and is_graceful(refusal):
-                question.look_after_the_asker()  # else the ring has released it
-            question.settle("released", refusal)
+            # If it was refused at once, the ring has released whoever waited in it.
+            gave_up = not taken.waits and (refusal is None or is_graceful(refusal))
+            question = AskedInC(self, taken, None, False)
+            question.settle("abandoned" if gave_up else "released", refusal)
         self.books.count_undelivered(self.lane.source)
 
     def _unpacked(self, raw: Any) -> Unpacked:
@@ -270,10 +270,7 @@ class AskedInC(Question):
         status, answer = UNANSWERED, b""
         if ending == "answered":
             try:
-                if self._encode is None:
-                    status, answer = OK, b"" if value is None else _as_bytes(value)
-                else:
-                    status, answer = OK, self._encode(value)
+                status, answer = OK, (self._encode or _as_bytes)(value)
             except BaseException as exc:  # a wrong answer is an error on our side, of any kind
                 self._inlet.books.report(self.lane.source, exc)
                 status, answer = REFUSED, _text_of(exc)
@@ -299,6 +296,8 @@ class AskedInC(Question):
 
 
 def _as_bytes(value: object) -> bytes:
+    if value is None:
+        return b""
     if isinstance(value, (bytes, bytearray, memoryview)):
         return bytes(cast("bytes", value))
     raise TypeError(f"the answer to dss_ask must be bytes, or None for no bytes, not {value!r}")

@@ -160,7 +160,7 @@ class Inlets(NotCopied):
             self._turn = not self._turn
             if self._turn:
                 return None
-        order = list(self.all)
+        order = list(self.all)  # most hubs have one: no call for that
         for inlet in order if len(order) == 1 else self._in_turn(order):
             item = inlet.take()
             if item is not NOTHING:

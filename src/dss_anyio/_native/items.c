@@ -99,15 +99,13 @@ static void ask_dealloc(PyObject *self) {
     free_object(self);
 }
 
-static PyObject *ask_settle(PyObject *self, PyObject *const *args, Py_ssize_t given) {
-    if (given != 2) {
-        PyErr_SetString(PyExc_TypeError, "settle takes a status and an answer");
-        return NULL;
-    }
-    int status = (int)PyLong_AsLong(args[0]);
+static PyObject *ask_settle(PyObject *self, PyObject *args) {
+    int status;
+    PyObject *bytes; /* not "y#", which is another function in the headers of 3.13 */
     char *answer;
     Py_ssize_t size;
-    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[1], &answer, &size)) {
+    if (!PyArg_ParseTuple(args, "iS", &status, &bytes) ||
+        PyBytes_AsStringAndSize(bytes, &answer, &size)) {
         return NULL;
     }
     return PyBool_FromLong(dss_asker_settle(((Ask *)self)->asker, status, answer, (size_t)size));
@@ -144,7 +142,7 @@ static PyObject *ask_decode(PyObject *self, PyObject *ignored);
 
 static PyMethodDef ask_methods[] = {
     {"decode", ask_decode, METH_NOARGS, "As Delivery.decode; None also if it has ended before."},
-    {"settle", (PyCFunction)(void (*)(void))ask_settle, METH_FASTCALL,
+    {"settle", ask_settle, METH_VARARGS,
      "settle(status, answer): end it. False if it has ended. From any thread; never waits."},
     {NULL, NULL, 0, NULL},
 };

@@ -130,9 +130,8 @@ async def serve(
                         sleepers.report_errors()
                         over = finished and not mailbox.entries()
                         return not over
-                    source, entry = taken
-                    handle(source, entry, call)
-                    del taken, entry  # or it would not be forgotten until the next one comes
+                    handle(*taken, call)
+                    del taken  # or it would not be forgotten until the next one comes
                     done = not entries and not mailbox.meeting.waiting and running < max_concurrency
                     if done and mailbox.inlets is not None:
                         done = not mailbox.entries()
