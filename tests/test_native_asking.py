@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -375,3 +376,38 @@ def test_an_answer_in_the_middle_of_a_close_leaves_no_queue_open(c: ctypes.CDLL)
         if not interrupted:
             break
     assert at > 10
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_while_a_question_is_received_leaves_nobody_waiting(c: ctypes.CDLL) -> None:
+    """It is in its queue still, or was received, or its asker has an end.
+
+    (A request that is struck while it is made has nothing to forget, and its destructor says so.)
+    """
+    for at in itertools.count():
+        gc.freeze()  # all hubs of a test are kept until its end: see ``little_to_collect``
+        if not struck_while_it_receives(c, at):
+            break
+    assert at > 100
+
+
+def struck_while_it_receives(c: ctypes.CDLL, at: int) -> bool:
+    def strike() -> None:
+        raise KeyboardInterrupt
+
+    received: list[Any] = []
+    with dss.open_polled_hub[Any]() as hub:
+        sender = hub.portal.native_sender(1)
+        call = Call(c, sender, b"question", 10)
+        until(lambda: len(sender) == 1)
+        try:
+            struck = run_interrupted(lambda: received.extend(hub.poll()), strike, at)
+        except KeyboardInterrupt:
+            struck = True
+        received += hub.poll()
+        for request in received:
+            request.reply(b"answer")
+        if not received:
+            gc.collect()  # a question that is struck while it is made is left in a cycle
+        assert call.join()[0] in (OK, UNANSWERED)
+    return struck

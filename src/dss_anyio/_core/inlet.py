@@ -191,11 +191,13 @@ class Inlet(Waiter):
         if self.unpack is not None:
             item, encode, report = self._unpacked(item)
         question = AskedInC(self, taken, encode, report)
+        # Its token is made before others hold the question: if Ctrl-C strikes after that, or there
+        # is no memory, the token is forgotten, and ends it.
+        request = Request(question, item)
         # It is entered, and *then* we look whether it still has an asker. Who closes the lane
         # releases all askers, and *then* copies the questions.
         self.asked[question] = None
         refusal = self.lane.refusal
-        request = Request(question, item)
         if refusal is not None and not is_graceful(refusal):
             question.settle("released", refusal)  # also one that was being decoded just then
         elif taken.waits:
