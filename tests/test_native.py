@@ -36,6 +36,7 @@ from c_threads import (
 )
 
 import dss_anyio as dss
+from dss_anyio._core.books import NOTHING
 from dss_anyio._core.steps import IN_TURN
 from dss_anyio.testing import eventually, until
 
@@ -214,6 +215,31 @@ async def test_a_handler_gets_items_of_the_line_and_of_inlets_in_turn(c: ctypes.
         assert {b"first", b"second", 0} <= set(seen[:6])
         Call(c, first, b"late", waits_for_room=True).join()
         await eventually(lambda: seen[-1] == b"late")
+
+
+@pytest.mark.parametrize("way", ["receive_nowait", "receive", "iterate", "serve"])
+async def test_what_decode_keeps_from_the_receiver_is_passed_over(way: str) -> None:
+    def decode(raw: bytes) -> Any:
+        return {b"bad": lambda: 1 // 0, b"none": lambda: NOTHING}.get(raw, lambda: raw)()
+
+    errors: list[str] = []
+    received: list[Any] = []
+    async with dss.open_hub(on_error=lambda exc, _: errors.append(type(exc).__name__)) as hub:
+        portal = hub.register("lib", decode=decode)
+        sender = portal.native_sender()
+        for item in (b"bad", b"none", b"good"):
+            send(sender, item)
+        if way == "serve":
+            portal.close()
+            hub.portal.close()
+            await hub.serve(received.append)
+        elif way == "iterate":
+            received.append(await hub.__anext__())
+        else:
+            received.append(hub.receive_nowait() if way != "receive" else await hub.receive())
+        assert received == [b"good"]
+        assert hub.statistics().sources["lib"][:4] == (2, 0, 0, 1)
+    assert errors == ["ZeroDivisionError"]
 
 
 async def test_a_source_decodes_what_comes_and_counts_it() -> None:

@@ -21,6 +21,8 @@ from test_receiver import asleep
 
 import dss_anyio as dss
 from dss_anyio import NoReplyError
+from dss_anyio._core.books import NOTHING
+from dss_anyio._core.errors import hub_gone
 from dss_anyio.testing import eventually
 
 if sys.version_info < (3, 11):
@@ -859,6 +861,30 @@ async def test_wrong_arguments_are_refused_and_nothing_is_received(
         with pytest.raises(error, match=message):
             await hub.serve(handler, **options)
         assert len(hub) == 1
+
+
+async def test_it_goes_on_to_the_end_also_behind_many_that_nobody_is_to_have() -> None:
+    """More than it looks at before the event loop may run."""
+    received: list[int] = []
+    async with dss.open_hub[int]() as hub:
+        portal = hub.register("lib", decode=lambda item: NOTHING if item < 300 else item)
+        portal.send_many(range(301))
+        portal.close()
+        hub.portal.close()
+        await hub.serve(received.append)
+    assert received == [300]
+
+
+async def test_a_hub_that_has_ended_cannot_be_served() -> None:
+    async with dss.open_hub[int]() as hub:
+        pass
+    with pytest.raises(ClosedResourceError):
+        await hub.serve(double)
+    async with dss.open_hub[int]() as hub:
+        hub.clone().close()  # so that this is not the last end
+        hub._mailbox.end(hub_gone)
+        with pytest.raises(ClosedResourceError):
+            await hub.serve(double)
 
 
 async def test_a_hub_that_is_not_open_cannot_be_served() -> None:
