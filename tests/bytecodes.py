@@ -85,8 +85,16 @@ def run_interrupted(
     inside_of: tuple[str, ...] = ("dss_anyio.",),
 ) -> bool:
     """Call *act*, and *intrude* before its bytecode number *at*. False if there is no such one."""
+
+    def apart() -> Iterator[object]:
+        # If *intrude* raises before the bytecode that ends an ``except``, CPython leaves the error
+        # of that block as the one that is being handled, and whatever the thread raises later has
+        # it as its context. A generator keeps that state to itself.
+        yield act()
+
     with before_bytecode(at, intrude, only_shared, inside_of) as intruded:
-        act()
+        for _ in apart():
+            pass
     return bool(intruded)
 
 
