@@ -10,7 +10,7 @@ Where another policy goes: a class here, its name in ``Overflow``, and the class
 * if an item may leave from the middle of the line, as in ``DropOldest``: how it gets a ticket, and
   ``claim``, which takes it out.
 
-The queue of a native sender knows each policy by a number: see ``_policy`` in ``_portal/native``,
+The queue of a native sender knows each policy by a number: see ``_POLICIES`` in ``_portal/native``,
 and ``dss_ring_put`` in ``_native/ring.c``.
 """
 
@@ -251,11 +251,17 @@ class RendezvousOrDrop(NoPlaces, DropNewest):
     __slots__ = ()
 
 
+# A class stands before the one that it derives from: see ``overflow_of``.
 _KINDS: Final[dict[Overflow, type[Places]]] = {
     "block": Blocking,
     "drop_oldest": DropOldest,
     "drop_newest": DropNewest,
 }
+
+
+def overflow_of(places: Places) -> Overflow:
+    """The policy of *places*. Without a limit they have none, and nothing ever waits: "block"."""
+    return next((name for name, kind in _KINDS.items() if isinstance(places, kind)), "block")
 
 
 def make_places(limit: float, overflow: Overflow, line: Line, bell: Bell, books: Books) -> Places:

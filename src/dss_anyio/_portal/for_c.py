@@ -19,13 +19,13 @@ from anyio import BrokenResourceError, ClosedResourceError
 
 from .._core.functions import check_plain
 from .._core.mailbox import Mailbox
-from .._core.policies import Overflow
+from .._core.policies import Overflow, overflow_of
 from .._core.source import Lane
 from .._loops.slices import check_timeout
 from .asking import Asker, T_contra
 from .callbacks import make_request_callback, make_send_callback
 from .in_c import MOST_ITEMS, Functions, can_be_native
-from .native import NativeSender, check_bound, open_native, overflow_of, usual_limit
+from .native import NativeSender, check_bound, open_native, usual_limit
 from .signature import Signature
 
 T_Function = TypeVar("T_Function")
@@ -174,7 +174,7 @@ class ForC(Asker[T_contra]):
         if max_buffer_size is None:
             max_buffer_size = usual_limit(lane, MOST_ITEMS)
         if overflow is None:
-            overflow = overflow_of(lane)
+            overflow = overflow_of(lane.places)
         branch = self._mailbox.keep_lane(lane.source, max_buffer_size, overflow)
         self.__dict__.setdefault("_branches", []).append(branch)  # for ``Portal.abort``
         return branch

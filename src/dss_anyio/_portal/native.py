@@ -8,7 +8,7 @@ from typing import Any, final
 from .._core.errors import NotCopied, not_open, who
 from .._core.inlet import Inlet, Unpack
 from .._core.mailbox import Mailbox
-from .._core.policies import OVERFLOWS, DropOldest, Overflow
+from .._core.policies import OVERFLOWS, Overflow, overflow_of
 from .._core.source import Lane
 from .._native import the_extension
 
@@ -70,7 +70,7 @@ def open_native(
     check_bound(max_buffer_size, overflow)
     limit = usual_limit(lane, USUAL) if max_buffer_size is None else max_buffer_size
     _check_whole("item_size", item_size, MOST_BYTES)
-    policy = _POLICIES[overflow_of(lane) if overflow is None else overflow]
+    policy = _POLICIES[overflow_of(lane.places) if overflow is None else overflow]
     if lane.refusal is not None:
         raise lane.refusal(lane)
     hub = mailbox.home.hub()
@@ -99,14 +99,6 @@ def check_bound(max_buffer_size: int | None, overflow: Overflow | None) -> None:
 def usual_limit(lane: Lane, most: int) -> int:
     """As many places as *lane* has, but at most *most*."""
     return max(1, int(min(lane.places.limit, most)))
-
-
-def overflow_of(lane: Lane) -> Overflow:
-    """The policy of *lane*. Without a limit, it is not known, and not needed."""
-    places = lane.places
-    if isinstance(places, DropOldest):
-        return "drop_oldest"
-    return "block" if places.blocks or places.limit == math.inf else "drop_newest"
 
 
 # As ``_native/ring.h`` has them.
