@@ -145,6 +145,15 @@ def is_over(request: Request[Any]) -> bool:
     return request._queued and request._question.settled  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
+def receive(request: Request[Any]) -> bool:
+    """Mark *request* as received. False if nobody waits for its answer any more: it is not."""
+    if request._queued:  # pyright: ignore[reportPrivateUsage]  # of this file
+        if request._question.settled:  # pyright: ignore[reportPrivateUsage]  # of this file
+            return False
+        request._queued = False  # pyright: ignore[reportPrivateUsage]  # of this file
+    return True
+
+
 def dequeue(request: Request[Any]) -> None:
     """Mark *request* as received, or as handed back."""
     request._queued = False  # pyright: ignore[reportPrivateUsage]  # of this file

@@ -15,7 +15,7 @@ from .inlets import Inlets
 from .inside import Inside
 from .line import Line, Mark, judged
 from .places import Places
-from .request import TOKEN, dequeue, is_queued, question_of
+from .request import TOKEN, receive
 from .source import UNREGISTERED, Lane, Source
 from .steps import ENOUGH_STACK, reach
 
@@ -131,11 +131,9 @@ class Taking(NotCopied):
             return NOT_RECEIVED if opened is None else self.books.receive(*opened)
         # An item of the hub's own portal, which has no ``decode``: the same, written out.
         self.places.leave()
-        if type(entry) is TOKEN and is_queued(entry):
-            if question_of(entry).settled:
-                self.books.undeliver(UNREGISTERED, entry)
-                return NOT_RECEIVED
-            dequeue(entry)
+        if type(entry) is TOKEN and not receive(entry):
+            self.books.undeliver(UNREGISTERED, entry)
+            return NOT_RECEIVED
         self.books.received += 1
         return True, entry
 
