@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import shutil
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -48,6 +50,11 @@ def library() -> ctypes.CDLL:
     loaded.job_start.restype = c_void_p
     loaded.job_start.argtypes = [c_void_p] * 6 + [c_int, c_int, c_double, c_void_p]
     loaded.job_join.argtypes = [c_void_p]
+    loaded.watch_exit.argtypes = [c_void_p]
+    loaded.watch_exit.restype = None
+    if sys.platform == "linux":
+        loaded.time_wakes.restype = None
+        loaded.time_wakes.argtypes = [c_int, c_double, c_void_p, c_int, c_int]
     loaded.time_calls.restype = c_double
     loaded.time_calls.argtypes = [MIXED, c_int]
     return loaded
@@ -75,7 +82,7 @@ class Job:
                 names = ("PyGILState_Ensure", "PyGILState_Release")
                 names += ("PyEval_SaveThread", "PyEval_RestoreThread")
                 state = [ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p) for name in names]
-        self.seconds = (c_double * items)()
+        self.seconds = (c_double * (items if timed else 0))()
         self._start = partial(
             library().job_start,
             sender,
@@ -88,10 +95,10 @@ class Job:
         )
 
     def start(self) -> None:
-        self._job = self._start()
+        self.running = self._start()
 
     def join(self) -> None:
-        library().job_join(self._job)
+        library().job_join(self.running)
 
 
 def _today(portal: dss.Portal[Any], asks: bool) -> Callable[[int, int], int]:
@@ -112,10 +119,10 @@ def _today(portal: dss.Portal[Any], asks: bool) -> Callable[[int, int], int]:
 # -- Inside of one send ----------------------------------------------------------------------------
 
 
-async def measure_sends(contender: str, busy: bool, many: int) -> list[float]:
+async def measure_sends(contender: str, meanwhile: str, many: int) -> list[float]:
     """Seconds inside of each of *many* sends of 64 bytes, a millisecond apart.
 
-    While the event loop computes (*busy*), or while it is idle, so that each send wakes it.
+    *meanwhile*, what the event loop's thread does, is one of ``MEANWHILE``.
     """
     async with dss.open_hub[Any](math.inf) as hub:
         job = Job(hub.portal, contender, many, 0.001)
@@ -123,11 +130,27 @@ async def measure_sends(contender: str, busy: bool, many: int) -> list[float]:
         received = 0
         while received < many:
             received += len(await hub.receive_many())
-            end = time.perf_counter() + busy * 0.05
-            while time.perf_counter() < end:
-                sum(range(1000))
+            MEANWHILE[meanwhile]()
         await anyio.to_thread.run_sync(job.join)
     return list(job.seconds)
+
+
+def _compute() -> None:
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end:
+        sum(range(1000))
+
+
+def _call() -> None:
+    sum(range(4_000_000))  # some 50 ms or more in C, which do not release the GIL
+
+
+# Idle: each send wakes it. Computing: it gives the GIL away when somebody asks, after 5 ms.
+MEANWHILE: dict[str, Callable[[], object]] = {
+    "idle": lambda: None,
+    "computing": _compute,
+    "in a call": _call,
+}
 
 
 # -- Items per second ------------------------------------------------------------------------------
@@ -184,12 +207,73 @@ async def measure_way(contender: str, many: int) -> list[float]:
     return delays
 
 
-def measure_calls(calls: int) -> float:
-    """Seconds for one call of a function of ``c_callback`` (int, double, pointer, 16 bytes)."""
+def measure_calls(contender: str, calls: int) -> float:
+    """Seconds for one call of a function (int, double, pointer, 16 bytes) from a thread of C."""
     lots: list[float] = []
     with dss.open_polled_hub[Any]() as hub:
-        function: Any = hub.portal.c_callback(MIXED, buffers={3: 4}, skip=(4,))
+        function: Any
+        if contender == "c_callback":
+            function = hub.portal.c_callback(MIXED, buffers={3: 4}, skip=(4,))
+        else:
+            offer, string_at = hub.portal.offer, ctypes.string_at
+            function = MIXED(
+                lambda a, b, c, data, size: not offer((a, b, c, string_at(data, size)))
+            )
         for _ in range(calls // 1000):
             lots.append(library().time_calls(function, 1000))
             hub.poll()
     return statistics.median(lots)
+
+
+# -- The exit of Python ----------------------------------------------------------------------------
+
+EXIT = """
+import anyio
+import dss_anyio as dss
+from benchmarks.native import Job, library
+
+async def main():
+    hub = await dss.open_hub().__aenter__()
+    for _ in range(3):
+        job = Job(hub.portal, {contender!r}, 1 << 30, 0.0001, timed=False)
+        job.start()
+        library().watch_exit(job.running)
+        jobs.append((job, hub))
+    for _ in range(3):
+        await hub.receive_many()
+    raise SystemExit
+
+jobs = []
+anyio.run(main)
+"""
+
+
+def measure_exits(contender: str, exits: int) -> int:
+    """How many of three threads of C are killed in a call, with their lock, in *exits* exits.
+
+    All three if the process crashes.
+    """
+    lost = 0
+    for _ in range(exits):
+        command = [sys.executable, "-c", EXIT.format(contender=contender)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        lost += 3 if done.returncode else int(done.stdout)
+    return lost
+
+
+def places() -> dict[str, tuple[int, int]]:
+    """Where two threads of C may run, of which one wakes the other. None but on Linux."""
+    if sys.platform != "linux":
+        return {}
+    processors = sorted(os.sched_getaffinity(0))
+    there = {"anywhere": (-1, -1), "one processor": (processors[0], processors[0])}
+    if len(processors) > 1:
+        there["two processors"] = (processors[0], processors[1])
+    return there
+
+
+def measure_wakes(where: str, many: int) -> list[float]:
+    """Seconds for *many* wakes from C to C, by eventfd and epoll, a millisecond apart."""
+    seconds = (c_double * many)()
+    library().time_wakes(many, 0.001, ctypes.cast(seconds, c_void_p), *places()[where])
+    return list(seconds)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from .cases import BACKENDS, NO_LOOP, Figure, Target, cases, targets
+from .cases import BACKENDS, NO_LOOP, SHARES, Figure, Target, cases, targets
 
 Figures = Mapping[Figure, Sequence[float]]
 T_Case = TypeVar("T_Case")
@@ -109,10 +109,10 @@ def _show_workload(figures: Figures, workload: str) -> None:
 
 
 def _cell(workload: str, values: Sequence[float]) -> str:
-    if workload in ("one way", "threads of C"):  # seconds for an item
+    if workload in ("one way", "one way from C", "threads of C"):  # seconds for an item
         rates = [1 / value for value in values]
         return f"{_si(statistics.median(rates))}/s ±{_spread(rates):.0f}%"
-    if workload in ("wakes", "datagrams"):
+    if workload in ("wakes", "datagrams", "exits"):
         return f"{statistics.median(values):g}"
     if workload == "memory":
         return f"{statistics.median(values):.1f} bytes"
@@ -168,7 +168,7 @@ def _write_json(figures: Figures, path: Path) -> None:
         if not all(value > 0 for value in values):
             continue  # pyperf has no zeros; what may be none (idle) is in the table of targets
         name = ", ".join(each for each in figure if each)
-        unit = {"memory": "byte", "wakes": "integer", "datagrams": "integer"}
+        unit = {"memory": "byte", **dict.fromkeys(("wakes", "datagrams", "exits"), "integer")}
         metadata = {"name": name, "unit": unit.get(figure.workload, "second")}
         runs = [
             pyperf.Run([float(value)], metadata=metadata, collect_metadata=False)
@@ -211,6 +211,7 @@ def _about() -> str:
 
 OURS = "#2a6fb5"
 OTHERS = "#b9b9b9"
+OUR_NAMES = ("hub", "polled", "native")
 LINES = {
     "hub": OURS,
     "hub, batches": "#7fb2e5",
@@ -222,6 +223,8 @@ LINES = {
     "asyncio": OURS,
     "uvloop": "#c8553d",
     "trio": "#6a994e",
+    "native": OURS,
+    "ctypes": "#c8553d",
 }
 
 
@@ -233,6 +236,8 @@ def _charts(figures: Figures) -> Iterator[tuple[str, Chart]]:
         ("senders", _senders),
         ("load", _load),
         ("wakes", _wakes),
+        ("sends_from_c", _sends_from_c),
+        ("throughput_from_c", _throughput_from_c),
     ):
         chart = draw(medians)
         if chart is not None:
@@ -244,7 +249,7 @@ def _bars(
 ) -> None:
     values = [unit(medians[each]) for each in chosen]
     names = [each.contender for each in chosen]
-    colours = [OURS if name.startswith(("hub", "polled")) else OTHERS for name in names]
+    colours = [OURS if name.startswith(OUR_NAMES) else OTHERS for name in names]
     places = range(len(chosen))
     axes.barh(places, values, color=colours)
     axes.set_yticks(places, names)
@@ -409,5 +414,58 @@ def _wakes(medians: Mapping[Figure, float]) -> Chart | None:
     axes.set_ylabel("wakes for 100 items")
     axes.legend(fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+    chart.tight_layout()
+    return chart
+
+
+def _sends_from_c(medians: Mapping[Figure, float]) -> Chart | None:
+    """Distributions: the height of a point is the share of sends that took no longer."""
+    panels = {
+        "idle": "Python is idle: each send wakes it",
+        "computing": "Python computes",
+        "in a call": "Python is inside a call of 50 ms in C",
+    }
+    shares = dict(sorted([*SHARES.items(), ("median", 500)], key=lambda each: each[1]))
+    if Figure("send in C", "native", "asyncio", "median, in a call") not in medians:
+        return None
+    chart = Chart(figsize=(8, 3.2), dpi=100)
+    columns = chart.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)
+    for axes, (meanwhile, title) in zip(columns[0], panels.items(), strict=True):
+        for contender in ("native", "ctypes"):
+            times = [
+                1e6 * medians[Figure("send in C", contender, "asyncio", f"{each}, {meanwhile}")]
+                for each in shares
+            ]
+            axes.plot(
+                times,
+                [share / 10 for share in shares.values()],
+                "o-",
+                label="dss_send" if contender == "native" else "ctypes callback",
+                color=LINES[contender],
+                markersize=3,
+            )
+        axes.set_xscale("log")
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("microseconds inside of a send")
+        axes.spines[["top", "right"]].set_visible(False)
+    columns[0][0].set_ylabel("percent of the sends")
+    columns[0][-1].legend(fontsize=8, frameon=False, loc="center")
+    chart.tight_layout()
+    return chart
+
+
+def _throughput_from_c(medians: Mapping[Figure, float]) -> Chart | None:
+    """A logarithmic axis, as for threads of Python."""
+    chosen = [each for each in medians if each[0] == "one way from C"]
+    if not chosen:
+        return None
+    chosen += [each for each in medians if each == ("one way", "SimpleQueue", NO_LOOP, "")]
+    chosen.sort(key=lambda each: medians[each])
+    chart = Chart(figsize=(8, 0.32 * len(chosen) + 1), dpi=100)
+    axes = chart.subplots()
+    _bars(axes, medians, chosen, lambda seconds: 1 / seconds, _si)
+    axes.set_xscale("log")
+    axes.set_xlim(1e3, 1e8)
+    axes.set_title("items of 64 bytes per second from one thread of C, asyncio", fontsize=10)
     chart.tight_layout()
     return chart

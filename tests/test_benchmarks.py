@@ -63,9 +63,10 @@ def test_a_queued_item_takes_eight_bytes() -> None:
         ("latest", "sources", "asyncio", ""),
         ("latest", "hub", "asyncio", ""),
         ("send in C", "native", "asyncio", "median, idle"),
+        ("send in C", "native", "asyncio", "p99, computing"),
         ("one way from C", "native, batches", "asyncio", ""),
-        ("ask in C", "native", "trio", "median"),
-        ("way from C", "native", "trio", "median"),
+        ("ask in C, one processor", "native", "trio", "median"),
+        ("way from C, one processor", "native", "trio", "median"),
     ],
     ids=" ".join,
 )
