@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import venv
 import zipfile
 from pathlib import Path
 
@@ -122,9 +121,33 @@ def modules_of_wheel(wheel: Path) -> set[str]:
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def check_that_it_works(wheel: Path, folder: Path) -> None:
+WHICH = """
+import sys, sysconfig
+if sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if sys.version_info >= (3, 10):
+        print("%d.%d" % sys.version_info[:2])
+"""
+
+
+def other_pythons() -> dict[str, str]:
+    """The other versions of CPython with a GIL that are there, and that the wheel is for."""
+    versions = Path(run("pyenv", "root").strip(), "versions") if shutil.which("pyenv") else Path()
+    there = [
+        *versions.glob("3.*/bin/python"),
+        *map(shutil.which, map("python3.{}".format, range(10, 16))),
+    ]
+    found: dict[str, str] = {}
+    for python in map(str, filter(None, there)):
+        done = subprocess.run([python, "-c", WHICH], capture_output=True, text=True, check=False)
+        if done.returncode == 0 and done.stdout:  # pyenv's shims refuse to run
+            found[done.stdout.strip()] = python
+    found.pop("{}.{}".format(*sys.version_info), None)
+    return found
+
+
+def check_that_it_works(wheel: Path, folder: Path, interpreter: str = sys.executable) -> None:
     """Be the one who installs it. In *folder*, where nothing else is."""
-    venv.create(folder, with_pip=True)
+    run(interpreter, "-m", "venv", folder)
     python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
     run(python, "-m", "pip", "--disable-pip-version-check", "install", wheel)
     release = re.split("-", wheel.name)[1]
@@ -179,6 +202,11 @@ def main() -> None:
         check_that_nothing_else_is_packed(Path(directory), packed, modules_of_wheel(wheels[0]))
         for number, wheel in enumerate(wheels):
             check_that_it_works(wheel, Path(directory, f"venv{number}"))
+        # One binary for all of them, on those that are there.
+        if "-abi3-" in wheels[0].name:
+            for version, python in other_pythons().items():
+                check_that_it_works(wheels[0], Path(directory, f"venv of {version}"), python)
+                print(f"{wheels[0].name}: works with CPython {version}, too")
         os.chdir(ROOT)
     print("installed where nothing else is, it works")
 

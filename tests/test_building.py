@@ -67,6 +67,7 @@ def names_in(built: Path) -> list[str]:
 )
 def test_in_ci_the_module_is_there() -> None:
     assert _native.dss is not None, _native.why_not
+    assert hasattr(_native.dss, "make_closure"), "it was built without libffi"
 
 
 @needs_compiler
