@@ -1,6 +1,10 @@
-/* Stands for a sound card: its thread calls back every 5 ms with a buffer, and drops what comes
-   next if the callback has not returned by then. Replace it with your own. audio.py compiles it:
-   cc -shared -fPIC -pthread -o libcard.so card.c */
+/* Stands for a sound card: its thread calls back every 5 ms with a buffer, and numbers the buffers.
+   Replace it with your own. audio.py compiles it: cc -shared -fPIC -pthread -o libcard.so card.c
+
+   A real card loses sound if a callback lasts until the next buffer is due. This one loses nothing:
+   it goes on with the next buffer, late, and counts that callback as missed. It does not count one
+   during which the system took the processor away from this thread: that is not the callback's doing
+   (and the thread of a real card has a priority that prevents it). */
 
 #define _GNU_SOURCE
 
@@ -76,8 +80,8 @@ struct card *card_open(on_buffer_t on_buffer, void *user)
     return card;
 }
 
-/* Joins the thread. Returns how many buffers were missed because a callback was late, and not because
-   the system was busy with others. */
+/* Joins the thread. Returns how many callbacks lasted longer than 5 ms, without those during which the
+   system was busy with others. */
 int card_close(struct card *card)
 {
     atomic_store(&card->closing, 1);

@@ -5,6 +5,8 @@ The extension module ``_dss`` is optional. Without it everything else of this li
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +25,12 @@ def the_extension() -> Any:
     :raises ImportError: if it was not built; the message names the remedy
     """
     if dss is None:
+        if sys.implementation.name != "cpython" or os.name != "posix":
+            raise ImportError(
+                "native senders need the extension module of dss_anyio, which is not made for "
+                f"{sys.implementation.name} on {sys.platform}, only for CPython on POSIX systems; "
+                "portal.c_callback() and portal.send_callback() do the same through Python"
+            )
         raise ImportError(
             "native senders need the extension module of dss_anyio, which was not built "
             f"({why_not}); install a C compiler and Python's headers, and dss_anyio from its "

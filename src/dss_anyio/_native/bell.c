@@ -57,6 +57,10 @@ struct dss_bell {
     _Atomic int readable; /* the other end, of a pair of sockets; else -1 */
 };
 
+/* Orders. All that is not said to be relaxed is sequentially consistent, because the two arguments above
+   are about one order of steps of several threads. It is also enough for what is handed over: an outlet
+   is filled before it is stored in its place (put_outlet), and read after it was loaded from there. */
+
 /* -- Writing, in a sender ------------------------------------------------------------------------
 
    Not through write() and send(), which are points of cancellation: a thread that was cancelled
@@ -128,6 +132,7 @@ static bool ring_all(dss_bell *bell) {
         outlet *out = atomic_load(&bell->outlets[place]);
         if (out && !ring_outlet(out)) {
             done = false;
+            /* relaxed: a statistic; nothing else is read because of it */
             atomic_fetch_add_explicit(&bell->failures, 1, memory_order_relaxed);
         }
     }
@@ -142,6 +147,7 @@ HOT bool dss_bell_ring(dss_bell *bell) {
     }
     bool done = ring_all(bell);
     if (done) { /* else it stays armed, and the next one tries again */
+        /* It fails if the flag was taken down or armed again since we have read it: not ours then. */
         atomic_compare_exchange_strong(&bell->flag, &flag, flag + 1);
     }
     return done;
@@ -149,13 +155,16 @@ HOT bool dss_bell_ring(dss_bell *bell) {
 
 /* Whether or not the flag is armed: it says that there are items, and this is none. */
 void dss_bell_tell_gone(dss_bell *bell) {
-    atomic_fetch_add(&bell->gone, 1);
+    atomic_fetch_add(&bell->gone, 1); /* before the wake: who is woken by it reads the new number */
     ring_all(bell);
 }
 
 /* -- Arming and clearing, in the receiving thread ------------------------------------------------ */
 
 void dss_bell_arm(dss_bell *bell) {
+    /* relaxed: a thread only asks whether its own number is here (dss_bell_is_home). What it has written
+       itself it finds, unless another thread receives since; and that one writes a number that is not
+       its own. If both happens at one instant, either answer is right. */
     atomic_store_explicit(&bell->home, dss_thread(), memory_order_relaxed);
     uint64_t flag = atomic_load(&bell->flag);
     while (!atomic_compare_exchange_weak(&bell->flag, &flag, flag & 1 ? flag + 2 : flag + 1)) {
@@ -169,7 +178,7 @@ void dss_bell_clear(int readable) {
 }
 
 void dss_bell_set_home(dss_bell *bell, uint64_t thread) {
-    uint64_t nobody = 0;
+    uint64_t nobody = 0; /* a swap, so that it never replaces what arming has written */
     atomic_compare_exchange_strong(&bell->home, &nobody, thread);
 }
 
@@ -281,9 +290,10 @@ dss_bell *dss_bell_new(void) {
     return bell;
 }
 
-void dss_bell_hold(dss_bell *bell) { atomic_fetch_add(&bell->holds, 1); }
+void dss_bell_hold(dss_bell *bell) { atomic_fetch_add(&bell->holds, 1); } /* the caller has it */
 
 void dss_bell_drop(dss_bell *bell) {
+    /* It releases and acquires: what the others have done with it is before the last one frees it. */
     if (atomic_fetch_sub(&bell->holds, 1) != 1) {
         return;
     }

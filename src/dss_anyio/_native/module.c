@@ -215,7 +215,10 @@ static void ring_dealloc(PyObject *self) {
 /* What the receiving thread goes on with from one call to the next; for any other, *own*; *own* also if
    it is in a call's hand. A finalizer may take in the middle of a call, in the same thread; and without
    the GIL another thread may come home while one drains. Whoever has looked before finds that its item
-   was claimed, and looks again. */
+   was claimed, and looks again.
+
+   The exchange acquires what let_go releases: *taking*, *most* and *received* as the call before has left
+   them, whichever thread that was in. */
 static dss_taking *taking_of(Ring *self, dss_taking *own) {
     bool ours = dss_bell_is_home(dss_ring_bell(self->ring)) && !atomic_exchange(&self->in_hand, true);
     return ours ? &self->taking : own;
@@ -310,7 +313,8 @@ static PyObject *or_none(PyObject *item) {
     Py_RETURN_NONE;
 }
 
-/* relaxed: for a thread without *taking* it is a statistic */
+/* relaxed, also where it is written: who has *taking* in hand has acquired it with that; for any other
+   thread it is a statistic */
 static uint32_t received_of(Ring *self) {
     return atomic_load_explicit(&self->received, memory_order_relaxed);
 }
@@ -330,6 +334,7 @@ static PyObject *ring_receive(PyObject *self, PyObject *Py_UNUSED(ignored)) {
     if (item) {
         atomic_store_explicit(&((Ring *)self)->received, received + 1, memory_order_relaxed);
     }
+    /* After the claim: who waits leaves its note, and *then* tries once more (see sender.c). */
     uint32_t wanted = atomic_load(&dss_ring_waits(ring)->asleep);
     if (wanted && wanted <= taking->many) {
         dss_ring_hand_over(ring, taking);

@@ -60,7 +60,8 @@
    Orders. The argument of the bell (bell.c) and that of whoever waits for room (sender.c) need that
    "put, then look at the flag" and "set the flag, then look at the slot" cannot both miss each
    other. So swaps and reads of slots, tail and head are sequentially consistent. On x86 and on ARM
-   with acquire and release instructions that costs nothing over what publishing needs anyway. */
+   with acquire and release instructions that costs nothing over what publishing needs anyway. Whatever
+   is weaker than that says why at its line. */
 
 #include "ring.h"
 
@@ -127,6 +128,7 @@ static _Atomic(dss_ring *) all; /* every ring there ever was; also, so that no t
    made by a thread that the child does not have.) */
 static void mark_all(void) {
     for (dss_ring *each = atomic_load(&all); each; each = each->made_before) {
+        /* relaxed: this is the only thread of the process; those that it starts see it */
         atomic_store_explicit(&each->forked, true, memory_order_relaxed);
     }
     dss_sleep_after_fork();
@@ -172,7 +174,8 @@ static void fetch_to_read(const void *where) {
 
    Where to begin is a hint. Two may take it at once; then one of them finds the cell taken, and goes
    on. Who was held up between the two lines that read it does not set it back; and who finds another
-   hint begins anew from there, which somebody else has got to.
+   hint begins anew from there, which somebody else has got to. All accesses to it are relaxed: with any
+   value, also a stale one, the swap of *taken* decides.
 
    False if it has passed all cells, and found none free. One may have become free behind it meanwhile:
    the caller looks whether others have got on. */
@@ -182,7 +185,8 @@ HOT static bool take_cell(dss_ring *ring, uint32_t *number) {
     while (passed < ring->cell_count) {
         cell *candidate = cell_of(ring, at);
         uint32_t after = at + 1 < ring->cell_count ? at + 1 : 0;
-        /* The swap acquires: what the taker has read from the cell it did before it gave it back. */
+        /* The swap acquires: what the taker has read from the cell it did before it gave it back. The
+           read before it is relaxed: it only saves a swap that would fail. */
         if (!atomic_load_explicit(&candidate->taken, memory_order_relaxed) &&
             !atomic_exchange(&candidate->taken, true)) {
             *number = at;
@@ -213,7 +217,7 @@ static void give_back_cell(dss_ring *ring, uint32_t number) {
 
 /* It was found empty: begin at the first cell again. A queue that is never long uses a few cells, which
    stay in the cache. (Who is held up before it writes has one sender walk over the cells that were
-   filled meanwhile, once.) */
+   filled meanwhile, once.) relaxed: a hint, see above. */
 static void begin_at_the_first_cell(dss_ring *ring) {
     if (atomic_load_explicit(&ring->next_cell, memory_order_relaxed)) {
         atomic_store_explicit(&ring->next_cell, 0, memory_order_relaxed);
@@ -316,6 +320,7 @@ HOT bool dss_ring_look(dss_ring *ring, dss_taking *taking, dss_look *look) {
             move_tail(ring, position); /* so that the head never overtakes it */
             taking->tail = atomic_load(&ring->tail) >> 1;
         }
+        /* relaxed: only for a hint to the processor; what is in that cell is not read here */
         uint64_t later = atomic_load_explicit(slot_of(ring, position + 4), memory_order_relaxed);
         if ((uint32_t)later && (uint32_t)later != LAST) { /* for one of the next looks */
             cell *there = cell_of(ring, (uint32_t)later - 1);
@@ -325,7 +330,9 @@ HOT bool dss_ring_look(dss_ring *ring, dss_taking *taking, dss_look *look) {
         cell *from = cell_of(ring, content - 1);
         /* If it was taken by now, this is of another item, or of two; then the claim fails. (Of two
            may be a kind that has its bytes in the cell, and a size that no cell has. Nobody should
-           see that, who makes room for it first: look again. The slot has changed, or the head.) */
+           see that, who makes room for it first: look again. The slot has changed, or the head.)
+           relaxed, all three: the read of *word* acquires what the swap that put it there has
+           published; and that the item is no other one's is what the claim finds out. */
         look->position = position;
         look->word = word;
         look->item.kind = atomic_load_explicit(&from->kind, memory_order_relaxed);
@@ -421,6 +428,8 @@ HOT static int put(dss_ring *ring, const dss_item *item) {
             status = DSS_CLOSED;
             break;
         }
+        /* relaxed, also where it is written: any head that there ever was will do. An old one at most
+           has us think that it is full, and then we read the head itself. */
         uint64_t head = atomic_load_explicit(&ring->head_seen, memory_order_relaxed);
         bool full = is_full(ring, position, head);
         if (RARE(full)) {
@@ -457,6 +466,7 @@ HOT static int put(dss_ring *ring, const dss_item *item) {
                 bool any = dss_ring_look(ring, &nothing, &oldest);
                 if (any && (!full || oldest.position == head) && claim(ring, &oldest)) {
                     move_head(ring, oldest.position);
+                    /* relaxed, here and below: a statistic; the item's own fate is in its slot */
                     atomic_fetch_add_explicit(&ring->dropped, 1, memory_order_relaxed);
                     status = DSS_DROPPED;
                     dropped = oldest.item;
@@ -550,7 +560,8 @@ bool dss_ring_closed(dss_ring *ring) { return atomic_load(&ring->tail) & CLOSED;
 
    Whoever comes in counts itself, and *then* reads the close bit. Whoever frees has seen that bit
    set, and *then* reads the count. Both are sequentially consistent: if the count was 0, all who
-   come later read the bit, and touch neither. */
+   come later read the bit, and touch neither. And leaving releases: what those inside have done is
+   before the count that lets it be freed. */
 
 HOT bool dss_ring_enter(dss_ring *ring) {
     atomic_fetch_add(&ring->inside, 1);
@@ -564,6 +575,8 @@ HOT void dss_ring_leave(dss_ring *ring) { atomic_fetch_sub(&ring->inside, 1); }
    for those. */
 static _Atomic(dss_ring *) lingering;
 
+/* A list that is only added to here, and only taken as a whole: so a swap that succeeds on an old first
+   one has the right rest behind it. It publishes what is in *ring*. */
 static void linger(dss_ring *ring) {
     ring->lingers_before = atomic_load(&lingering);
     while (!atomic_compare_exchange_weak(&lingering, &ring->lingers_before, ring)) {
@@ -595,7 +608,8 @@ static void free_lingering(void) {
 }
 
 void dss_ring_hold(dss_ring *ring) {
-    atomic_fetch_add_explicit(&ring->holds, 1, memory_order_relaxed); /* the caller has it */
+    /* relaxed: the caller has it, so this is not the first hold, and hands nothing over */
+    atomic_fetch_add_explicit(&ring->holds, 1, memory_order_relaxed);
 }
 
 void dss_ring_drop(dss_ring *ring) {
@@ -603,6 +617,7 @@ void dss_ring_drop(dss_ring *ring) {
         return; /* it is the parent's */
     }
     free_lingering();
+    /* The count releases and acquires: what the others have done is before the last one frees it. */
     if (atomic_fetch_sub(&ring->holds, 1) == 1 && !atomic_exchange(&ring->dead, true)) {
         free_queue(ring); /* once: whoever holds it after this holds what is always there */
     }
@@ -656,6 +671,7 @@ dss_ring *dss_ring_new(
     ring->bell = bell;
     atomic_init(&ring->holds, 1);
     dss_waits_init(&ring->waits);
+    /* The swap publishes the ring. Nothing is ever taken out of this list. */
     ring->made_before = atomic_load(&all);
     while (!atomic_compare_exchange_weak(&all, &ring->made_before, ring)) {
     }

@@ -5,10 +5,10 @@
    wants to be woken, and *then* tries once more; it sleeps as long as the word is what it was. Whoever
    frees places claims the items, and *then* looks at the note; if there are so many it takes the note
    away, changes the word, and wakes one. (An iteration looks as soon as it holds so many places, or a
-   lot of them. For a note that wants more than one place its sleep of a millisecond is enough.) All of it is sequentially consistent: either the claim comes
-   before the last try, which then succeeds; or the note is found, by this one or by another who was
-   there in between, and the word changes after it was read. A note is replaced only by one for fewer
-   places.
+   lot of them. For a note that wants more than one place its sleep of a millisecond is enough.) All of
+   it is sequentially consistent: either the claim comes before the last try, which then succeeds; or
+   the note is found, by this one or by another who was there in between, and the word changes after it
+   was read. A note is replaced only by one for fewer places.
 
    So there is one wake on its way at a time, however many places become free meanwhile. The one who
    was woken wakes the next one when it leaves, for whom there may be room as well; who finds none,
@@ -27,7 +27,12 @@
    Who waits is in a list, with a lock around it, for hub.blocked() and for the end. It is held for a
    few instructions, for each of those in the list at most, in which nothing is called and nobody can
    be cancelled: so whoever takes it waits for no longer than the scheduler keeps another one from
-   these. dss_send and dss_give never take it. */
+   these. dss_send and dss_give never take it.
+
+   Orders. All accesses are sequentially consistent. Waiting for room needs one order of all its steps,
+   see above. Of an asker's word it would be enough that the swap which settles it publishes what was
+   written while it was BUSY, and that whoever reads it settled acquires that; but it costs next to
+   nothing beside the system call that wakes the asker. */
 
 #include "ring.h"
 
@@ -124,7 +129,8 @@ struct dss_asker {
 };
 
 /* What nobody holds any more. It is freed by the next one who asks: the last one who held it may be
-   a signal handler, whose item has taken its place. */
+   a signal handler, whose item has taken its place. It is only added to, and only taken as a whole: so a
+   swap that succeeds on an old first one has the right rest behind it. */
 static _Atomic(dss_asker *) garbage;
 
 static void collect(void) {
@@ -150,6 +156,7 @@ static dss_asker *new_asker(void) {
 }
 
 void dss_asker_drop(dss_asker *asker) {
+    /* The count releases and acquires: what the others have done is before the last one lets it go. */
     if (atomic_fetch_sub(&asker->holds, 1) == 1) {
         dss_alarm_close(&asker->alarm);
         asker->next = atomic_load(&garbage);
@@ -204,6 +211,7 @@ void dss_waits_release(dss_ring *ring, bool graceful) {
     pthread_mutex_lock(&waits->lock);
     for (dss_waiter *each = waits->first; each; each = each->next) {
         if (each->asker && settle_without_answer(each->asker, DSS_RELEASED)) {
+            /* With the lock held, its call still holds it: see above. */
             atomic_fetch_add(&each->asker->holds, 1);
             each->asker->next = settled;
             settled = each->asker;

@@ -80,7 +80,7 @@ static pthread_cond_t sleep_change = PTHREAD_COND_INITIALIZER;
 
 void dss_sleep(_Atomic uint32_t *word, uint32_t seen, double seconds) {
     pthread_mutex_lock(&sleep_lock);
-    if (atomic_load(word) == seen) {
+    if (atomic_load(word) == seen) { /* with the lock: who changes it after this waits for that to wake us */
         if (seconds < 0) {
             pthread_cond_wait(&sleep_change, &sleep_lock);
         } else {

@@ -6,6 +6,21 @@ kilobyte or so. What it holds of its hub goes with the end of the hub.
 
 Where the extension module has libffi, such a function never enters Python (``in_c``). Elsewhere it
 is one of ctypes, and does the same through Python: that is what stands here.
+
+Through Python, ctypes makes a thread state for each call by a thread that Python has not started,
+and deletes it when the call returns. We leave it at that. To keep it (one more
+``PyGILState_Ensure`` in the first call of a thread) would make a call several times as fast, but:
+
+- Each ensure needs a release in the same thread, and C does not tell us when its thread ends.
+  Without it, each thread that ends leaves its state behind for ever: 4 KB (measured, 3.11 to 3.13);
+  and there are libraries that make a thread for each call.
+- A destructor of pthreads could release it, but needs the GIL for that, in a thread that is ending.
+  Whoever joins that thread while it holds the GIL would wait for ever.
+- ``PyGILState_Ensure`` makes a state for the main interpreter, whichever one the hub is in.
+- At the exit of Python it changes nothing: a thread that attaches then is stopped in either case.
+- ``threading.local`` and the context would keep their values from one callback to the next (tried).
+
+In C (``in_c``) there is neither a state nor the GIL, so that is the way for those who need speed.
 """
 
 from __future__ import annotations
@@ -66,12 +81,19 @@ class ForC(Asker[T_contra]):
         Its attribute ``native`` says whether it does all that without Python: without the GIL, and
         without an end when Python exits, see :doc:`native`. Then it has a queue of its own beside
         that of the portal (one for all such functions of a portal, which keeps the order of each
-        thread), with as many places, but at most 16384. And an item for which there is no room is
-        not handed to ``on_undelivered``: no thread of Python has it.
+        thread), with as many places, but at most 16384. And an item that is dropped for want of
+        room is not handed to ``on_undelivered``: it was never an object of Python, and no thread
+        that may make one knows of it. ``dropped`` counts it. If the library must know, or nothing
+        may be lost, its callback calls ``dss_send`` or ``dss_send_wait`` (:meth:`native_sender`).
 
-        :raises TypeError: if *prototype* is none, or has a struct by value or an object of Python
-            among its arguments; if *returns* is not of its type; if *buffers* or *skip* names no
-            arguments, or wrong ones
+        What *prototype* cannot have: structures or unions by value (let C pass a pointer), arrays
+        (C passes the address: ``POINTER`` of the element), numbers of the other byte order, objects
+        of Python, complex numbers; and, as its result, a pointer of a type of its own or a function
+        (return the address as ``c_void_p``) or a ``c_wchar`` (an integer of its size). Arguments
+        may be pointers of any type, and functions: the item has the address.
+
+        :raises TypeError: if *prototype* is none, or has such a type; if *returns* is not of its
+            type; if *buffers* or *skip* names no arguments, or wrong ones
         :raises ValueError: if there is no such argument, or *returns* is out of the type's range;
             if *max_buffer_size* is not from 1 to 2**24, or *overflow* is unknown
         """

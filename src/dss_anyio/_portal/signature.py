@@ -10,10 +10,15 @@ The item, whichever way it comes, is the tuple of the arguments without those th
 - a ``c_char_p`` is the bytes before its NUL (a ``c_wchar_p``: a str)
 - a buffer is as many bytes as its length says: the length counts elements of the pointer's type,
   which are bytes unless that type says something else; a negative one counts as 0
-- any other pointer is its address, an int
+- any other pointer, also one to a function, is its address, an int
 - a NULL pointer of any kind is None
 
 Strings and buffers are copied during the call.
+
+Refused are the types that have no such meaning, or that a thread without the GIL cannot handle; the
+error names what to declare instead (``_remedy``): structures and unions by value, arrays, numbers
+of the other byte order, objects of Python, complex numbers, and what only Windows has; as results
+also pointers of a type of their own, functions, and ``c_wchar``.
 """
 
 from __future__ import annotations
@@ -89,7 +94,10 @@ class Signature:
         if self.result == "u" or (
             self.result == POINTER and getattr(result, "_type_", None) != POINTER
         ):
-            raise TypeError(f"the result: a callback cannot return {result!r}; use c_void_p")
+            instead = "c_void_p, and return the address as an int"
+            if self.result == "u":
+                instead = f"c_uint{8 * size_of('u')}, and return the number of the character"
+            raise TypeError(f"the result: a callback cannot return {result!r}; use {instead}")
         self.keeps_the_gil: bool = bool(kind._flags_ & _ctypes._FUNCFLAG_PYTHONAPI)
         self.parts: list[Part] = list(self._parts(arguments, buffers or {}, skip))
 
@@ -239,8 +247,28 @@ def _code(kind: Any, what: str) -> str:
                 return code
     raise TypeError(
         f"{what}: a callback for C takes numbers, characters and pointers, not {kind!r}"
-        + ("; let C pass a pointer to it" if hasattr(kind, "_fields_") else "")
+        f"{_remedy(kind)}"
     )
+
+
+def _remedy(kind: Any) -> str:
+    """What to declare instead of a type that was refused."""
+    native: Any = getattr(kind, _NATIVE, kind)
+    if hasattr(kind, "_fields_"):
+        return "; let C pass a pointer to it"
+    if hasattr(kind, "_length_"):
+        return (
+            "; C passes an array by its address: use ctypes.POINTER of the type of its elements "
+            "(for a result: c_void_p)"
+        )
+    if isinstance(kind, type) and issubclass(kind, ctypes.py_object):
+        return "; a thread of C may not touch an object: use c_void_p, which is its address"
+    if native is not kind:
+        return (
+            f" in the other byte order; use {native.__name__}, and turn the bytes around in "
+            "decode (for a result: before it is returned)"
+        )
+    return ""
 
 
 def _size_of_element(kind: Any, i: int) -> int:

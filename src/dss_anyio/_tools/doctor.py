@@ -1,7 +1,7 @@
-"""``python -m dss_anyio doctor``: what a hub is going to find on this machine, in this Python.
+"""``python -m dss_anyio doctor``: does a hub work on this machine, in this Python, and how well?
 
-Nothing is concluded from a version where it can be tried: each backend gets a hub, and a thread
-that wakes it.
+We draw no conclusions from a version if we can try: for each backend we open a hub, and a thread
+wakes it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ITEMS = 500
 PAUSE = 0.0003  # seconds between two items, for the receiver to fall asleep
 AT_MOST = 0.4  # seconds for one backend
 ANYIO_FLOOR = (4, 11)  # as in pyproject.toml
-TRIO = "trio>=0.31"  # the same
+TRIO = "trio>=0.31"  # as in pyproject.toml
 
 BACKENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "asyncio": ("asyncio", {}),
@@ -52,7 +52,7 @@ class Warned(NamedTuple):
 
 
 def examine(as_json: bool) -> int:
-    """Print what there is, and what to do about it. Returns 1 if there is a warning, else 0."""
+    """Print the findings, and the remedies. Returns 1 if there is a warning, else 0."""
     warned: list[Warned] = []
     found = look(warned)
     notes = missing()
@@ -86,7 +86,7 @@ def _lines(name: str, value: Any) -> list[str]:
 
 
 def look(warned: list[Warned]) -> dict[str, Any]:
-    """Everything that is found; adds to *warned*."""
+    """Return all findings; add the warnings to *warned*."""
     found: dict[str, Any] = {
         "python": platform.python_version(),
         "implementation": platform.python_implementation(),
@@ -109,8 +109,8 @@ def look(warned: list[Warned]) -> dict[str, Any]:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         warned.append(
             Warned(
-                "SIGINT is ignored, so Ctrl-C ends nothing; a shell does that to what it starts "
-                "in the background",
+                "SIGINT is ignored, so Ctrl-C ends nothing; a shell does that to programs that it "
+                "starts in the background",
                 "signal.signal(signal.SIGINT, signal.default_int_handler) at the program's start",
             )
         )
@@ -119,7 +119,7 @@ def look(warned: list[Warned]) -> dict[str, Any]:
         warned.append(
             Warned(
                 "threads are not threads here, because gevent, eventlet or the like has patched "
-                "them: who waits in a portal may stop the loop that would answer",
+                "them: a thread that waits in a portal may stop the loop that would answer",
                 "do not patch the process that opens a hub; or leave threads out of it: "
                 "gevent.monkey.patch_all(thread=False), eventlet.monkey_patch(thread=False)",
             )
@@ -128,8 +128,8 @@ def look(warned: list[Warned]) -> dict[str, Any]:
     if not found["udp_on_loopback"]:
         warned.append(
             Warned(
-                "UDP on loopback does not work: fileno() of a polled hub raises OSError, and "
-                "wake_address reaches nobody",
+                "UDP on loopback does not work: fileno() of a polled hub raises OSError, and no "
+                "datagram reaches wake_address",
                 "bring the loopback interface up (ip link set lo up), or open the firewall for "
                 "127.0.0.1; until then use hub.wait() or hub.poll()",
             )
@@ -139,8 +139,17 @@ def look(warned: list[Warned]) -> dict[str, Any]:
 
 
 def missing() -> list[Warned]:
-    """What is not there and need not be: nothing is wrong without it."""
+    """The optional parts that are missing: nothing is wrong without them."""
     notes = [Warned(*each) for each in building.notes()]
+    if not building.is_made_for_this():
+        notes.append(
+            Warned(
+                "the extension module is not made for "
+                f"{sys.implementation.name} on {sys.platform}, only for CPython on POSIX systems; "
+                "there is no native_sender, and C threads enter Python whenever they send",
+                "c_callback and send_callback do the same through Python",
+            )
+        )
     if find_spec("trio") is None:
         what = "trio is not installed, so hubs run on asyncio only"
         notes.insert(0, Warned(what, f"pip install '{TRIO}', if you want it"))
@@ -181,12 +190,12 @@ def _look_at_anyio(found: str | None, warned: list[Warned]) -> None:
 
 
 def threads_are_patched() -> bool:
-    """Is it a function of Python's own that starts a thread?"""
+    """Is the function that starts threads no longer Python's own?"""
     return not isinstance(_thread.start_new_thread, types.BuiltinFunctionType)
 
 
 def udp_works() -> bool:
-    """Does a datagram to ourselves arrive, as those that wake a polled hub do?"""
+    """Does a datagram to ourselves arrive? (Such datagrams wake a polled hub.)"""
     try:
         doorbell = Doorbell()
     except OSError:
@@ -234,7 +243,7 @@ def measure(by_datagram: bool, warned: list[Warned]) -> dict[str, Any]:
 def _import(name: str, warned: list[Warned]) -> None:
     before = gil_is_on()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's own about the GIL
+        warnings.simplefilter("ignore")  # Python's own warning about the GIL
         importlib.import_module(name)
     if gil_is_on() and not before:
         warned.append(
