@@ -364,7 +364,7 @@ MUTANTS = [
         "P2",
         "a sender that has no memory for an item keeps its place",
         "_core/places",
-        "            self._give_back(1)  # the item was not put, and nobody may miss its place\n",
+        "            self._give_back(1)  # the item was not put, so its place must not stay taken\n",
         "            pass\n",
         "test_faults.py::test_a_send_without_memory_was_accepted_or_has_raised",
     ),
@@ -380,7 +380,7 @@ MUTANTS = [
         "P2",
         "a receiver at the end of the stack loses what it has in hand",
         "_core/places",
-        "        reach(STACK_TO_ADMIT)  # or a place, or a waiter, could get lost in our hands\n",
+        "        reach(STACK_TO_ADMIT)  # else the place or the waiter that we hold could get lost\n",
         "",
         "test_mailbox.py::"
         "test_at_each_depth_of_the_stack_a_receiver_lets_in_who_waits_or_takes_nothing",
@@ -389,7 +389,7 @@ MUTANTS = [
         "P2",
         "a receiver that goes late takes the last function out of the bell",
         "_core/bell",
-        "            self.last(self)  # as in ``arm``: it may be the last one that we took out\n",
+        "            self.last(self)  # as in ``arm``: we may have taken out the last function\n",
         "            pass\n",
         "test_wake.py::"
         "test_what_is_put_after_the_end_is_handed_back_also_if_a_receiver_is_destroyed_then",
@@ -410,7 +410,7 @@ MUTANTS = [
         "P2",
         "a receiver that was woken and is cancelled keeps the wake",
         "_receiving/sleepers",
-        "            self._rouse_soon()  # pass the wake on; if nobody sleeps now, disarm\n",
+        "            self._rouse_soon()  # pass the wake on; if no receiver sleeps now, disarm\n",
         "",
         "test_wake.py::test_a_receiver_that_was_woken_and_is_cancelled_passes_the_wake_on",
     ),
@@ -512,7 +512,7 @@ MUTANTS = [
         "P2",
         "the ticket of an item that was dropped before it was there stays in the line",
         "_core/policies",
-        "            if ticket not in items:  # it was dropped before it was there\n",
+        "            if ticket not in items:  # the item was dropped before the ticket was in the line\n",
         "            if not items and item is None:\n",
         "test_own_places.py::test_any_two_calls_may_meet_at_any_bytecode_of_the_first "
         "test_interleavings.py::test_any_two_calls_may_meet_at_any_bytecode",
@@ -559,7 +559,7 @@ MUTANTS = [
             mailbox.bell.arm(self._wake)
             if mailbox.inlets is not None:
                 mailbox.inlets.arm()
-            # Nobody is woken for an error. What comes while we tell finds the bell armed.
+            # No receiver is woken for an error. Items that come while we tell find the bell armed.
             if mailbox.reports:
                 self.report_errors()
             if mailbox.entries() <= self._roused and mailbox.registry.open_lanes:
@@ -699,7 +699,7 @@ MUTANTS = [
         "P4",
         "a poll that raises leaves the bell unrung beside what is queued",
         "_hub/polled",
-        "            mailbox.bell.ring()  # what is left is for the next poll\n",
+        "            mailbox.bell.ring()  # the items left are for the next poll\n",
         "",
         "test_polled.py::test_a_poll_that_raises_leaves_what_is_queued_readable",
     ),
@@ -946,7 +946,7 @@ MUTANTS = [
         "P7",
         "the counts of a source go with its registration",
         "_hub/base",
-        "            source.account = mailbox.books.account_of(name)  # before anybody else knows its lane\n",
+        "            source.account = mailbox.books.account_of(name)  # before other threads know the lane\n",
         "            mailbox.books.accounts[name] = source.account\n",
         "test_statistics.py::test_the_counts_of_a_name_that_is_registered_again_add_up",
     ),
@@ -1078,7 +1078,7 @@ MUTANTS = [
         "P8",
         "what a poll leaves does not stay readable",
         "_hub/polled",
-        "            mailbox.bell.ring()  # what is left, and the end, stay readable\n",
+        "            mailbox.bell.ring()  # items that are left, and the end, stay readable\n",
         "            pass\n",
         "test_polled.py::test_the_descriptor_is_readable_from_the_first_item_until_the_last_was_polled",
     ),
@@ -1148,10 +1148,10 @@ MUTANTS = [
         "what the callback of a dropped request raises escapes into the thread of a sender",
         "_core/books",
         """        except BaseException as exc:
-            self.report(source, exc)  # perhaps in a library's thread: nothing escapes
+            self.report(source, exc)  # this may be a library's thread: no exception may escape
 """,
         """        except Exception as exc:
-            self.report(source, exc)  # perhaps in a library's thread: nothing escapes
+            self.report(source, exc)  # this may be a library's thread: no exception may escape
 """,
         "test_strange_ends.py::test_what_the_callback_of_a_dropped_request_raises_stays_out_of_the_senders_thread",
     ),
@@ -1221,7 +1221,7 @@ MUTANTS = [
         "an error that telling another one has caused is told as well",
         "_core/reports",
         """        if (get_ident(), id(self)) in _tellers:
-            return  # caused by telling another one
+            return  # caused by telling another error
 """,
         "",
         "test_reports.py::test_a_report_that_causes_a_report_is_cut_off_and_counted",
@@ -1520,9 +1520,9 @@ MUTANTS = [
         "a receiver that goes to sleep does not arm the flag",
         "_receiving/sleepers",
         """                mailbox.inlets.arm()
-            # Nobody is woken""",
+            # No receiver is woken""",
         """                pass
-            # Nobody is woken""",
+            # No receiver is woken""",
         "test_native_promises.py::test_no_wake_is_lost",
     ),
     Mutant(

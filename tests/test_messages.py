@@ -538,7 +538,10 @@ def test_what_is_logged_names_the_hub_and_the_source(caplog: pytest.LogCaptureFi
     assert [each.getMessage() for each in caplog.records] == [
         "error in source 'mic' in hub 'audio': ValueError('this fails')",
         "error in hub 'audio': ValueError('this fails')",
-        "error at the end of source 'camera' in hub 'tv', which nobody waits for: ValueError('x')",
+        (
+            "error at the end of source 'camera' in hub 'tv', for which no caller waits: "
+            "ValueError('x')"
+        ),
     ]
 
 

@@ -86,7 +86,7 @@ def test_others_may_write_above_only_where_they_may_not_rename(runtime: Path, mo
     (runtime / "shared").chmod(mode)
     (runtime / "shared" / "ours").chmod(0o700)
     if mode & 0o022 and not mode & 0o1000:
-        with pytest.raises(PermissionError, match=f"rename what is in .*shared .mode {mode:04o}"):
+        with pytest.raises(PermissionError, match=f"the entries of .*shared .mode {mode:04o}"):
             dss.serve_statistics(runtime / "shared" / "ours" / "s")
     else:
         with dss.serve_statistics(runtime / "shared" / "ours" / "s") as served:
@@ -266,7 +266,7 @@ def test_what_a_dead_process_has_left_is_replaced(
 
 def test_what_is_alive_is_not_replaced(runtime: Path) -> None:
     with dss.serve_statistics(runtime / "s") as served:
-        with pytest.raises(FileExistsError, match="somebody serves"):
+        with pytest.raises(FileExistsError, match="a program serves"):
             dss.serve_statistics(runtime / "s")
         assert ask(served.path)["pid"] == os.getpid()
 
@@ -281,7 +281,7 @@ def test_what_is_too_busy_to_take_one_more_is_not_replaced(runtime: Path) -> Non
                 stack.enter_context(visitor)
                 visitor.setblocking(False)
                 visitor.connect(str(runtime / "s"))
-        with pytest.raises(FileExistsError, match="somebody serves"):
+        with pytest.raises(FileExistsError, match="a program serves"):
             dss.serve_statistics(runtime / "s")
         assert (runtime / "s").is_socket()
 

@@ -1,7 +1,7 @@
 """Structured concurrency for threads that you did not create.
 
-``async with open_hub() as hub`` opens a hub in an event loop of asyncio, uvloop or trio;
-``hub.portal`` is given to any thread; ``hub`` is the stream that receives what they send.
+``async with open_hub() as hub`` opens a hub in an event loop of asyncio, uvloop or trio. Give
+``hub.portal`` to any thread; ``hub`` is the stream that receives the items of these threads.
 ``open_polled_hub()`` is the same for programs without an event loop.
 """
 

@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return examine(options.json)
     except KeyboardInterrupt:
-        return 0 if options.command == "top" else 130  # it is how one leaves the first
-    except BrokenPipeError:  # "| head" has seen enough
+        return 0 if options.command == "top" else 130  # Ctrl-C is the usual end of "top"
+    except BrokenPipeError:  # the reader has gone, as in "| head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its exit
         return 0
     except (OSError, RuntimeError) as exc:
@@ -68,9 +68,9 @@ def _seconds(text: str) -> float:
 
 if __name__ == "__main__":
     # With "-m" Python looks into the current folder first, and would run a rich.py that lies there.
-    # What was imported before this line, anyio above all, may have come from there: the command
-    # "dss_anyio" and "python -P" do not look there at all.
-    with contextlib.suppress(OSError):  # somebody has removed the current folder
+    # The modules imported before this line, anyio above all, may have come from there. (The command
+    # "dss_anyio" and "python -P" do not look there at all.)
+    with contextlib.suppress(OSError):  # the current folder was removed
         if sys.path[:1] == [str(Path.cwd())]:
             del sys.path[0]
     sys.exit(main())

@@ -1,8 +1,8 @@
 """The versions of the API, as a binding sees them that does not import this library.
 
-A program passes its hub to a binding, which says for which version it was written. The object that
-it gets has the methods that stand here. Its author may copy them into a ``Protocol`` of their own:
-type checkers compare methods, not names.
+A program passes its hub to a binding. The binding calls ``hub.api(version)`` with the version for
+which it was written, and gets an object that has the methods below. The author of the binding may
+copy them into a ``Protocol`` of their own: type checkers compare methods, not names.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ T_Returned = TypeVar("T_Returned")
 T_Function = TypeVar("T_Function")
 T_Overflow: TypeAlias = Literal["block", "drop_oldest", "drop_newest"]
 
-# The functions that make what ``hub.api(version)`` returns, of the hub, by version. The room of an
-# older version enters its own when it is imported, so that no hub has to know that room.
+# By version, the function that makes the result of ``hub.api(version)`` from the hub. The folder of
+# an older version enters its function when it is imported, so that no hub has to import the folder.
 makers: dict[str, Callable[[Any], Any]] = {}
 
 
@@ -33,9 +33,9 @@ class Api1(Protocol[T_Item_contra]):
     Functions return codes where this library raises: ``DSS_SUCCESS``, a warning above it, errors
     below. The functions of a binding are called as DarkSideSync calls them:
 
-    * ``decode(hub, data, utilid)``, in the hub's thread when the item is received. What it returns
+    * ``decode(hub, data, utilid)``, in the hub's thread when the item is received. Its return value
       is received. None means that nothing is left to receive; a thread that waits goes on.
-      If *hub* is None, the item will not be received: free what *data* holds.
+      If *hub* is None, the item will not be received: free the resources of *data*.
     * ``return_(hub, data, utilid, garbage, value)``, when the request is answered, in the thread
       that answers, before the thread that has delivered goes on. *garbage* is true if there will be
       no answer: the request was forgotten, or its handler has raised. If *hub* is None, the hub or
@@ -51,8 +51,8 @@ class Api1(Protocol[T_Item_contra]):
     version: str  #: ``"DSS API 1v0"``
 
     DSS_SUCCESS: int  #: -100
-    DSS_ERR_UDP_SEND_FAILED: int  #: -99: a warning. It was delivered; ``wake_address`` was not told
-    DSS_ERR_INVALID_UTILID: int  #: -101: it was unregistered, its portal was closed, or it is none
+    DSS_ERR_UDP_SEND_FAILED: int  #: -99: a warning. Delivered, but no datagram was sent
+    DSS_ERR_INVALID_UTILID: int  #: -101: no *utilid*, or unregistered, or its portal was closed
     DSS_ERR_NOT_STARTED: int  #: -102: the hub has ended, or ``close_senders`` was called
     DSS_ERR_NO_CANCEL_PROVIDED: int  #: -103: *cancel* is not callable
     DSS_ERR_OUT_OF_MEMORY: int  #: -104: there is no memory, or no room in the hub
@@ -101,8 +101,8 @@ class Api1(Protocol[T_Item_contra]):
 
         From any thread; with *return_* not in the hub's own. Without *return_* it never waits: if
         the hub is full and its policy is ``"block"``, the code is ``DSS_ERR_OUT_OF_MEMORY``. With
-        *return_*, a :class:`Request` is received, and this blocks until the last call has returned,
-        the wait for room included; the end of the hub releases it.
+        *return_*, the program receives a :class:`Request`. This call blocks until the last call has
+        returned, the wait for room included; the end of the hub releases it.
 
         After ``DSS_SUCCESS`` or a warning, *data* was delivered and its last call is made or will
         be. After an error it was not, and is still the caller's. The code does not tell whether
@@ -111,8 +111,8 @@ class Api1(Protocol[T_Item_contra]):
         If it is interrupted while it waits (Ctrl-C, an exception set in this thread), the last call
         is made, the request is given up as with ``Portal.request``, and the exception goes on.
 
-        :return: ``DSS_SUCCESS``, ``DSS_ERR_UDP_SEND_FAILED`` (also if it was the notification of
-            another thread that failed at that moment), ``DSS_ERR_INVALID_UTILID``,
+        :return: ``DSS_SUCCESS``, ``DSS_ERR_UDP_SEND_FAILED`` (also if at that moment the datagram
+            of another thread could not be sent), ``DSS_ERR_INVALID_UTILID``,
             ``DSS_ERR_NO_DECODE_PROVIDED``, ``DSS_ERR_NOT_STARTED``, ``DSS_ERR_OUT_OF_MEMORY``
         :raises RuntimeError: with *return_* in the hub's own thread: it would wait for ever
         :raises TypeError: if *return_* is neither None nor callable
@@ -122,10 +122,10 @@ class Api1(Protocol[T_Item_contra]):
     def unregister(self, utilid: object) -> int:
         """End a registration; return a code.
 
-        From any thread. Nothing is delivered any more; calls that wait are released, and have left
-        (this waits for them, at most 2 seconds); queued items are handed back through
-        ``decode(None, ...)``, in this thread. So after it no function of the binding is called any
-        more. *cancel* is not called.
+        From any thread. Blocks until the waiting calls, which it releases, have left, at most 2
+        seconds. Nothing is delivered any more. Queued items are handed back through
+        ``decode(None, ...)``, in this thread. So after it returned no function of the binding is
+        called any more. *cancel* is not called.
 
         :return: ``DSS_SUCCESS``, ``DSS_ERR_INVALID_UTILID``
         """
@@ -133,7 +133,7 @@ class Api1(Protocol[T_Item_contra]):
 
 
 class ApiPortal(BlockingPortalLike, Protocol[T_Item_contra]):
-    """The portal of API 2.0. See :class:`Portal`, which has these methods, for what they do.
+    """The portal of API 2.0. :class:`Portal` has these methods, and describes them.
 
     It has those of :class:`BlockingPortalLike` as well.
     """
@@ -295,9 +295,9 @@ class ApiPortal(BlockingPortalLike, Protocol[T_Item_contra]):
 
 
 class Api2(Protocol[T_Item]):
-    """API 2.0, ``hub.api("2.0")``: the hub itself, as much of it as every hub has for a binding.
+    """API 2.0, ``hub.api("2.0")``: the hub itself, with the methods that a binding may use.
 
-    See :class:`Hub` and :class:`PolledHub`, which have these methods, for what they do.
+    :class:`Hub` and :class:`PolledHub` have these methods, and describe them.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""What a function asks for that takes anyio's portal or ours: the calls that both have."""
+"""The type of a parameter that takes anyio's portal or ours: the calls that both have."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ T_Entered_co = TypeVar("T_Entered_co", covariant=True)
 class BlockingPortalLike(Protocol):
     """The type of a parameter that takes ``anyio.from_thread.BlockingPortal`` as well as a portal.
 
-    A function that calls into an event loop, and says that it wants one of these, can be given
-    ``hub.portal``, a source's portal, or the portal of anyio that it has been given so far. It has
+    Annotate with it the parameter of a function that calls into an event loop. Then you can pass
+    ``hub.portal``, a source's portal, or the portal of anyio that you have passed so far. It has
     the four methods that both have, with anyio's signatures: type checkers compare the arguments
     with the parameters of *func*. It exists for annotations and ``isinstance``; nothing inherits
-    from it. Where the two behave differently is said in *Coming from a queue, or another portal*.
+    from it. *Coming from a queue, or another portal* says where the two behave differently.
     """
 
     @overload

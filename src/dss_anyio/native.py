@@ -1,7 +1,7 @@
-"""Native reach: what those need who write C, C++, Rust, Cython or numba. See ``docs/native.md``.
+"""Native reach: for programmers of C, C++, Rust, Cython or numba. See ``docs/native.md``.
 
-``portal.native_sender()`` makes a sender. Here is what stands beside it: the folder of the header,
-the addresses of the functions, and the capsule with the table of them.
+``portal.native_sender()`` makes a sender. This module has the rest: the folder of the header, the
+addresses of the functions, and the capsule with the table of the functions.
 """
 
 from __future__ import annotations

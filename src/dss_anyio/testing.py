@@ -1,6 +1,6 @@
-"""For tests of a binding: foreign threads, waiting without sleeping, and a look at what is left.
+"""For tests of a binding: foreign threads, waiting without sleeping, and a check for leftovers.
 
-Nothing here needs pytest, and none of it is imported by ``import dss_anyio``.
+Nothing here needs pytest, and ``import dss_anyio`` does not import this module.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _WHERE_WORKERS_ARE_IDLE = ("trio._core._thread_cache", "concurrent.futures.threa
 
 
 def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
-    """Block this thread until *condition* is true, by looking again and again. From any thread.
+    """Block this thread until *condition* is true, by calling it again and again. From any thread.
 
     It is for states that can be read but not waited for, such as ``hub.blocked()`` and
     ``hub.statistics()``. A test that sleeps instead is either slow or wrong now and then.
 
-    :param timeout: in seconds
-    :raises AssertionError: if it is not true by then
+    :param timeout: how many seconds to wait at most
+    :raises AssertionError: if *condition* is not true by then
     """
     deadline = time.monotonic() + timeout
     while not condition():
@@ -46,7 +46,7 @@ def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
 
 async def eventually(
     condition: Callable[[], object],
-    timeout: float = 10.0,  # noqa: ASYNC109  # what is said then is more than a cancellation says
+    timeout: float = 10.0,  # noqa: ASYNC109  # our error says more than a cancellation would
 ) -> None:
     """As :func:`until`, but the event loop goes on meanwhile. In a task.
 
@@ -72,10 +72,10 @@ def _not_true(condition: Callable[[], object], timeout: float) -> AssertionError
 def threads(
     *funcs: Callable[[], object], timeout: float = 20.0
 ) -> Generator[list[threading.Thread], None, None]:
-    """Run *funcs* in threads of Python's, which begin together; in the end all have returned.
+    """Run *funcs* in Python threads, which begin together. At the end of the block all have ended.
 
-    The end of the block waits for them, *timeout* seconds for each. In an event loop that holds up
-    the loop, so let them be done, or need nothing more of it, by then.
+    The end of the block waits for the threads, *timeout* seconds for each. In an event loop this
+    blocks the loop. So at the end of the block the threads must be done, or need the loop no more.
 
     :raises AssertionError: if one of them has not returned by then
     :raises BaseException: the first exception that one of them has raised
@@ -106,10 +106,11 @@ def threads(
 
 
 class CThread(Generic[T_Result]):
-    """A thread that C makes, with ``pthread_create``, and that calls a function of Python's.
+    """A thread that C makes, with ``pthread_create``, and that calls a Python function.
 
-    To Python it is as foreign as those of a library: unknown before the call, forgotten after it.
-    Must be joined; also a context manager, which does that. Python's exit does not wait for it.
+    To Python it is as foreign as a library's thread: unknown before the call, forgotten after it.
+    You must join it; the end of a ``with`` block does that, too. Python's exit does not wait for
+    it.
 
     :raises RuntimeError: on systems without POSIX threads
     :raises OSError: if the system makes no thread
@@ -133,7 +134,7 @@ class CThread(Generic[T_Result]):
         self._entry = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(run)
         self._ident = ctypes.c_void_p()
         self._c = ctypes.CDLL(None)
-        # If this object were freed, so would be the code that the thread runs.
+        # Keep this object alive: if it were freed, the code that the thread runs would be, too.
         _not_joined.add(self)
         failed = self._c.pthread_create(ctypes.byref(self._ident), None, self._entry, None)
         if failed:
@@ -141,10 +142,10 @@ class CThread(Generic[T_Result]):
             raise OSError(failed, f"pthread_create: {os.strerror(failed)}")
 
     def join(self, timeout: float = 20.0) -> T_Result:
-        """Wait for the thread's end; return what its function has returned, or raise what it has.
+        """Wait for the thread's end; return the result of its function, or raise its exception.
 
-        :param timeout: in seconds
-        :raises TimeoutError: if it still runs then; it can be joined later
+        :param timeout: how many seconds to wait at most
+        :raises TimeoutError: if the thread still runs then; it can be joined later
         """
         if not self._returned.wait(min(timeout, threading.TIMEOUT_MAX)):
             raise TimeoutError(f"the thread still runs after {timeout} s")
@@ -170,7 +171,7 @@ class CThread(Generic[T_Result]):
 _not_joined: set[CThread[Any]] = set()
 
 
-# -- What is left ----------------------------------------------------------------------------------
+# -- Leftovers -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -181,24 +182,24 @@ def nothing_left_behind(
     errors: bool = False,
     timeout: float = 10.0,
 ) -> Generator[None, None, None]:
-    """Check that what is done inside leaves nothing behind. In any thread; as a fixture, say::
+    """Check that the block leaves nothing behind. In any thread; for example as a fixture::
 
         @pytest.fixture(autouse=True)
         def checked():
             with dss_anyio.testing.nothing_left_behind():
                 yield
 
-    At the end, every thread that was not there before has to be gone (those that are leaving get
-    *timeout* seconds), every hub that was opened meanwhile has to have ended, and none of these may
-    have dropped an item, have had one left at its end, or have reported an error. Threads of a
-    library that never called Python are not seen; idle workers that trio, anyio or an executor
-    keeps are passed over.
+    At the end of the block, every thread that was not there before must be gone (threads that are
+    leaving get *timeout* seconds). Every hub that was opened in the block must have ended. None of
+    these hubs may have dropped an item, have had an item left at its end, or have reported an
+    error. Threads of a library that never called Python are not seen; idle workers that trio, anyio
+    or an executor keeps are passed over.
 
     :param dropped: True if a hub may have dropped items
     :param undelivered: True if a hub may have had items left at its end
     :param errors: True if there may have been errors in functions that the hub calls
-    :raises AssertionError: that names everything that is left, with the stacks of the threads. If
-        the block raises, there is no check.
+    :raises AssertionError: if something is left; it lists all of it, with the stacks of the
+        threads. If the block raises, there is no check
     """
     before = set(threading.enumerate())
     opened: list[tuple[str, Mailbox]] = []
@@ -236,7 +237,7 @@ def nothing_left_behind(
 
 def _is_there(thread: threading.Thread) -> bool:
     if isinstance(thread, threading._DummyThread):  # pyright: ignore[reportPrivateUsage]
-        # Python learns of its end from 3.13 on, and forgets it when another one has its number.
+        # CPython before 3.13 does not notice its end, and keeps it until its number is used again.
         tasks = Path("/proc/self/task")
         return tasks.is_dir() and (tasks / str(thread.native_id)).is_dir()
     frame = sys._current_frames().get(thread.ident or 0)  # pyright: ignore[reportPrivateUsage]

@@ -1,1 +1,1 @@
-"""What threads share: no event loop and no socket below this line."""
+"""The state that threads share. It knows no event loop and no socket."""

@@ -11,9 +11,9 @@ takes it out and calls it.
 Why no wake is lost: the receiver's step and the sender's step are both on the line, so one of them
 is first. If it is the receiver's, the function was in the bell even before; the sender, which looks
 after its own step, finds it. If it is the sender's, the receiver finds the item and does not sleep.
-Some callers announce something that is not in the line: an error, the end of the stream. They write
+Some callers announce an event that is not in the line: an error, the end of the stream. They write
 it down and then call ``ring``, which takes a step on the bell itself, as the receiver does when it
-arms it. It is the same argument with the bell in the place of the line.
+arms the bell. It is the same argument, with the bell in the place of the line.
 
 Why there is never more than one: ``dict.pop`` gives the function to one sender. All others find an
 empty dict until the receiver is awake and arms the bell again; ``if armed`` takes them 4 ns. (Why a
@@ -32,26 +32,26 @@ from typing import Any, TypeAlias
 
 from .steps import OUT_OF_MEANS
 
-# What is in the bell. The bell passes itself as the argument, so the function need not refer to it.
+# The function in the bell. It gets the bell as its argument, so it need not refer to the bell.
 Ring: TypeAlias = Callable[["Bell"], object]
 
 
 class Bell:
-    """A place for one function, and who may call it. See the head of this file."""
+    """A place for one function, which one thread at a time may call. See the head of this file."""
 
     __slots__ = ("_entries", "_ring", "armed", "last", "wakes")
 
     def __init__(self, entries: deque[Any]) -> None:
         self._entries = entries
         self._ring: Ring | None = None  # the function that was armed last
-        self.last: Ring | None = None  # the one of the end
+        self.last: Ring | None = None  # the function of the end
         self.armed: dict[None, Ring] = {}  # the place. Senders look into it
-        # Counted by the function. Only one thread has that at a time, except after ``ring_anyway``:
-        # then a wake may go uncounted.
+        # The function counts. Only one thread has the function at a time, except after
+        # ``ring_anyway``: then a wake may go uncounted.
         self.wakes: int = 0
 
     def arm(self, ring: Ring) -> None:
-        """Have *ring* called by the next thread that puts something. In the receiving thread.
+        """Have *ring* called by the next thread that puts an entry. In the receiving thread.
 
         The caller looks at the line after this.
         """
@@ -66,7 +66,7 @@ class Bell:
         """Take the function out again. False if a sender has it, and calls it or has called it."""
         found = self.armed.pop(None, None) is not None
         if self.last is not None:
-            self.last(self)  # as in ``arm``: it may be the last one that we took out
+            self.last(self)  # as in ``arm``: we may have taken out the last function
         return found
 
     def ring(self) -> None:
@@ -74,8 +74,8 @@ class Bell:
         try:
             ring = self.armed.pop(None, None)
             if ring is not None:
-                # Nobody else has it now, so it must not get lost. Nothing is called to put it back:
-                # if we are out of stack, that call would fail as well.
+                # No other thread has it now, so it must not get lost. We put it back without a
+                # call: if the stack is at its end, that call would fail as well.
                 try:
                     ring(self)
                 except OUT_OF_MEANS:
@@ -95,10 +95,10 @@ class Bell:
             self.armed.setdefault(None, ring)(self)
 
     def close(self, last: Ring) -> None:
-        """From now on each thread that puts something calls *last*, which stays armed. Idempotent.
+        """From now on each thread that puts an entry calls *last*, which stays armed. Idempotent.
 
-        The caller looks at the line after this. A thread that puts something after that look finds
-        *last*; so everything that is ever put is seen by the one or the other.
+        The caller looks at the line after this. A thread that puts an entry after that look finds
+        *last*. So every entry that is ever put is seen by the one or the other.
         """
         self.last = last
         self.armed[None] = last

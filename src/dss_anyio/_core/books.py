@@ -1,9 +1,9 @@
-"""The books: what became of each item.
+"""The books: the fate of each item.
 
 Invariant: each accepted item has one fate. Either it is received, or dropped, or undelivered; until
 then it is queued. Each of the three is counted once, for the hub and for the item's source, in the
-account of its name. That stays when the source ends, in whichever thread, and nothing is moved
-then; so the invariant holds before, meanwhile and afterwards.
+account of its name. The account stays when the source ends, in whichever thread, and no count is
+moved then. So the invariant holds before, meanwhile and afterwards.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ class Books:
 
     __slots__ = ("_bell", "accounts", "counts", "feeds", "hub", "interrupt", "received", "reports")
 
-    hub: str | int  # whose books they are: its name, or its number if it has none. It writes that
+    hub: str | int  # the name of its hub, or the number of one without a name. The hub writes it
 
     def __init__(self, bell: Bell) -> None:
         self._bell = bell
         self.received: int = 0  # written in the receiving thread only
-        # Of everything that is rare; and of the requests of the hub's own portal.
+        # Counts of rare events; and of the requests of the hub's own portal.
         self.counts: Counters = Counters()
-        # Of each name that a source, or a feed, has ever had. None is taken out.
+        # One for each name that a source, or a feed, has ever had. None is taken out.
         self.accounts: dict[str, Account] = {}
         self.feeds: dict[str, Any] = {}
         self.reports: Reports = Reports()
@@ -52,18 +52,18 @@ class Books:
     def account_of(self, name: str) -> Account:
         """The account of *name*, made when it is first registered. From any thread.
 
-        Two that register it at once get the same one, because ``setdefault`` is one step.
+        Two threads that register it at once get the same one, because ``setdefault`` is one step.
         """
         return self.accounts.setdefault(name, Account())
 
     def requests_of(self, source: Source) -> Counters:
-        """Where the requests of *source* are counted. Those of the hub are the sum of all."""
+        """Return the counters of the requests of *source*. The hub's numbers are the sum of all."""
         return self.counts if source.name is None else source.account
 
     # -- received: in the receiving thread ---------------------------------------------------------
 
     def receive(self, source: Source, item: Any) -> tuple[bool, Any]:
-        """Count *item* as received, and decode it. ``(False, None)`` if there is nothing to have.
+        """Count *item* as received, and decode it. ``(False, None)``: nothing is left to receive.
 
         If its ``decode`` raises, it counts as undelivered.
         """
@@ -84,7 +84,7 @@ class Books:
         except BaseException as exc:
             reported = exc
             if request is not None:
-                reported = twin(exc)  # before it is the asker's
+                reported = twin(exc)  # before the asker's thread gets *exc*
                 question_of(request).fail(exc)
             self.undeliver(source, item)
             if not isinstance(exc, Exception):
@@ -103,10 +103,11 @@ class Books:
         return NOT_RECEIVED
 
     def receive_all(self, opened: list[tuple[Source, Any]]) -> list[Any]:
-        """``receive`` for a part of a batch. What a ``decode`` raises to end the program is kept.
+        """``receive`` for a part of a batch. Keeps a ``decode``'s exception that ends the program.
 
         Items of this part, or of an earlier one, have left the line and must reach the caller. So
-        ``Taking.take_many`` raises it: at once if there is no item, or else the next time.
+        ``Taking.take_many`` raises the exception: at once if there is no item, or else at its next
+        call.
         """
         batch: list[Any] = []
         for source, item in opened:
@@ -127,36 +128,36 @@ class Books:
     # -- the other fates: from any thread ----------------------------------------------------------
 
     def drop(self, source: Source, item: object) -> None:
-        """*item* was accepted and is thrown out: count it, and give it back."""
+        """Count *item*, which was accepted and is thrown out, as dropped, and hand it back."""
         self.counts["dropped"].add_one()
         source.account["dropped"].add_one()
         self._hand_back(source, item, "was dropped: nobody has received it")
 
     def undeliver(self, source: Source, item: object) -> None:
-        """*item* was accepted and nobody will receive it: count it, and give it back."""
+        """Count *item*, which was accepted and will not be received, and hand it back."""
         self.count_undelivered(source)
         self._hand_back(source, item, "was taken back: nobody has received it")
 
     def count_undelivered(self, source: Source) -> None:
-        """The same of an item that was given back already, or has nobody to go to."""
+        """The same for an item that was handed back already, or that no callback takes."""
         self.counts["undelivered"].add_one()
         source.account["undelivered"].add_one()
 
     def _hand_back(self, source: Source, item: Any, why: str) -> None:
         try:
             if type(item) is TOKEN and is_queued(item):
-                # Its asker is told, and still has the item. This is all that its source hears.
-                # (Its future may have callbacks, and these may raise.)
+                # Its asker gets NoReplyError, and still has the item. So ``on_undelivered`` is not
+                # called as well. (The asker's future may have callbacks, and these may raise.)
                 dequeue(item)
                 question_of(item).settle("unanswered", why)
             elif source.on_undelivered is not None:
                 source.on_undelivered(item)
         except BaseException as exc:
-            self.report(source, exc)  # perhaps in a library's thread: nothing escapes
+            self.report(source, exc)  # this may be a library's thread: no exception may escape
 
     # -- errors ------------------------------------------------------------------------------------
 
     def report(self, source: Source, exc: BaseException) -> None:
-        """An error that no waiting caller receives. From any thread; never waits."""
+        """Report *exc*, which no waiting caller receives. From any thread; never waits."""
         self.counts["errors"].add_one()
         self.reports.add(self._bell, source.name, exc)

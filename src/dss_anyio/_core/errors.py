@@ -1,10 +1,10 @@
-"""What the library says when something cannot be done.
+"""The exceptions that the library raises, and their messages.
 
-The classes are anyio's, because their meaning is: ``WouldBlock`` full, ``ClosedResourceError`` this
-end was closed, ``BrokenResourceError`` the other end is gone. What is ours is the wording: each
-message names the hub, the source and the remedy. A :data:`Refusal` is kept where a thread finds it
-(on its lane) and makes a new exception for each thread that runs into it, so that no two threads
-share a traceback.
+The classes are anyio's, because their meanings fit. ``WouldBlock``: full; ``ClosedResourceError``:
+this end was closed; ``BrokenResourceError``: the other end is gone. Only the messages are our own:
+each names the hub, the source and the remedy. A :data:`Refusal` stands on a lane, where each thread
+that wants to send reads it. It makes a new exception for each of these threads, so that no two
+threads share a traceback.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
 
-# Makes the error of one who wants to send through a lane that is closed. Which function it is, is
-# the reason.
+# Makes the exception for a thread that wants to send through a closed lane. There is one function
+# for each reason why a lane is closed, so the function itself tells the reason.
 Refusal: TypeAlias = "Callable[[Lane], Exception]"
 
 
@@ -37,7 +37,7 @@ class _Raise:
         return "RAISE"
 
 
-RAISE: Final = _Raise()  # a default that is none: raise instead
+RAISE: Final = _Raise()  # stands for "there is no default: raise"
 
 
 class NoReplyError(Exception):
@@ -45,12 +45,12 @@ class NoReplyError(Exception):
 
 
 def twin(exc: BaseException) -> BaseException:
-    """Another one like *exc*, for a second thread to have.
+    """Return a copy of *exc*, for a second thread.
 
-    Raising an exception changes it (traceback, context). If two threads do that, or one reads it
-    meanwhile, each has something of the other one's, and CPython 3.13 crashes without the GIL. (The
-    links of a traceback are only read.) If the class cannot be copied, or makes something else of
-    its copy, both threads get the same object.
+    Raising an exception changes it (traceback, context). If two threads raise the same one, or one
+    thread reads it while the other raises it, each sees parts that belong to the other. CPython
+    3.13 without the GIL crashes then. (The links of a traceback are only read.) If the class cannot
+    be copied, or its copy has another class, both threads get the same object.
     """
     try:
         other = copy(exc)
@@ -59,20 +59,20 @@ def twin(exc: BaseException) -> BaseException:
         other.__cause__, other.__context__ = exc.__cause__, exc.__context__
         other.__suppress_context__ = exc.__suppress_context__
         other.__traceback__ = exc.__traceback__
-    except BaseException:  # how the user's class is copied is code of the user's
+    except BaseException:  # copying runs code of the user's class
         return exc
     return other
 
 
 class NotCopied:
-    """The base of what threads share: copy, deepcopy and pickle refuse it.
+    """The base of the objects that threads share: copy, deepcopy and pickle refuse them.
 
-    A copy would have a destructor as well, and end what the original still uses.
+    A copy would have the destructor as well, and would end what the original still uses.
     """
 
     __slots__ = ()
 
-    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:  # which all three call
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> NoReturn:  # all three call this
         kind = type(self).__name__
         raise TypeError(
             f"a {kind} cannot be copied or pickled: it belongs to the threads and the loop of one "
@@ -81,7 +81,7 @@ class NotCopied:
 
 
 def note(exc: BaseException, text: str) -> None:
-    """Add *text* to what is shown of the user's exception *exc*, where CPython can (3.11)."""
+    """Add *text* as a note to the user's exception *exc*, if CPython can do that (from 3.11)."""
     add_note = getattr(exc, "add_note", None)
     try:
         if add_note is not None:
@@ -99,10 +99,11 @@ def ends_the_program(exc: BaseException) -> bool:
 
 
 def without_a_loops_own(exc: BaseException) -> BaseException | None:
-    """*exc* without that with which event loops cancel tasks and generators; None if it is that.
+    """Return *exc* without the exceptions by which event loops cancel; None if no others are left.
 
-    None of it may leave its loop. All other exceptions may, also those that are no ``Exception``:
-    of pytest's ``fail`` and ``skip``, of a panic in Rust.
+    An event loop cancels tasks and generators with them, and they must not leave it. All other
+    exceptions may, also those that are no ``Exception``: those of pytest's ``fail`` and ``skip``,
+    or of a panic in Rust.
     """
     if isinstance(exc, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", exc)
@@ -117,25 +118,26 @@ def is_a_loops_own(exc: BaseException) -> bool:
     return trio is not None and isinstance(exc, trio.Cancelled)
 
 
-# -- Who it is about -------------------------------------------------------------------------------
+# -- The hub and the source in a message -----------------------------------------------------------
 #
-# A message is made when it is raised, so all that it needs is looked up then.
+# A message is made when its exception is raised, so everything in it is looked up then.
 
 
 def title(books: Books) -> str:
-    """What messages call the hub whose *books* these are: ``hub 'audio'``, or ``hub-3``.
+    """The name in messages of the hub that has these *books*: ``hub 'audio'``, or ``hub-3``.
 
-    The latter is what ``hub.name`` is if it was given none, so ``repr`` and ``top`` show it, too.
+    The latter is ``hub.name`` of a hub that was opened without a name, so ``repr`` and ``top`` show
+    it, too.
     """
     try:
         hub = books.hub
     except AttributeError:
-        return "the hub"  # a mailbox without one
+        return "the hub"  # a mailbox without a hub
     return f"hub-{hub}" if type(hub) is int else f"hub {hub!r}"
 
 
 def name_of(books: Books) -> str:
-    """What ``hub.name`` is."""
+    """The value of ``hub.name``."""
     hub = books.hub
     return hub if isinstance(hub, str) else f"hub-{hub}"
 
@@ -145,7 +147,7 @@ def hub_of(lane: Lane) -> str:
 
 
 def named(source: str | None, books: Books) -> str:
-    """A source and its hub, or the hub alone: for what has come through its own portal."""
+    """A source and its hub; if *source* is None (the hub's own portal), the hub alone."""
     return title(books) if source is None else f"source {source!r} in {title(books)}"
 
 
@@ -172,10 +174,10 @@ def portal_aborted(lane: Lane) -> ClosedResourceError:
     if lane.source.retired == "block":
         return ClosedResourceError(
             f"{who(lane)} has ended, because its open_source() block was left; let its stop end "
-            "what sends, or leave the block later"
+            "the threads that send, or leave the block later"
         )
     goes_back = lane.items is not None and lane.source.on_undelivered is not None
-    queued = "what it had queued goes to on_undelivered; " if goes_back else ""
+    queued = "its queued items go to on_undelivered; " if goes_back else ""
     return ClosedResourceError(
         f"this portal of {who(lane)} was aborted; {queued}send through another one (hub.portal, "
         "hub.register(), a clone made before)"
@@ -185,19 +187,19 @@ def portal_aborted(lane: Lane) -> ClosedResourceError:
 def senders_closed(lane: Lane) -> ClosedResourceError:
     return ClosedResourceError(
         f"{hub_of(lane)} takes nothing new{_from(lane)}, because hub.close_senders() was called; "
-        "stop what sends, or call that later"
+        "stop the threads that send, or call it later"
     )
 
 
 def is_graceful(refusal: Refusal) -> bool:
-    """Is nothing new accepted, but what was accepted before still received and answered?"""
+    """Does *refusal* let the items and requests that were accepted before be received still?"""
     return refusal in (portal_closed, senders_closed)
 
 
 def hub_gone(lane: Lane) -> BrokenResourceError:
     return BrokenResourceError(
-        f"{hub_of(lane)} has ended, and takes nothing{_from(lane)} any more; stop what uses it, or "
-        "open a new hub"
+        f"{hub_of(lane)} has ended, and takes nothing{_from(lane)} any more; stop the threads that "
+        "use it, or open a new hub"
     )
 
 
@@ -222,12 +224,12 @@ def no_room(lane: Lane) -> WouldBlock:
         )
     if lane.source.max_buffer_size is not None:
         return WouldBlock(
-            f"{limit} items of {who(lane)} are queued already; use send() to wait, offer() to be "
-            "told, or register it with overflow='drop_oldest' or 'drop_newest'"
+            f"{limit} items of {who(lane)} are queued already; use send() to wait, or offer(), "
+            "which returns False, or register it with overflow='drop_oldest' or 'drop_newest'"
         )
     return WouldBlock(
-        f"{no_room}{hub} holds {limit} items already; use send() to wait, offer() to be told, "
-        "or open the hub with overflow='drop_oldest' or 'drop_newest'"
+        f"{no_room}{hub} holds {limit} items already; use send() to wait, or offer(), which "
+        "returns False, or open the hub with overflow='drop_oldest' or 'drop_newest'"
     )
 
 
@@ -244,7 +246,7 @@ def no_answer_in_time(lane: Lane, call: str, timeout: float | None) -> TimeoutEr
 
 
 def no_reply(lane: Lane, call: str, why: object) -> NoReplyError:
-    """*why* completes the sentence, or is the exception by which the request's block was left."""
+    """*why* completes the sentence, or is the exception that has left the request's block."""
     if not isinstance(why, BaseException):
         return NoReplyError(f"{call}() of {who(lane)} {why}")
     error = NoReplyError(
@@ -265,7 +267,7 @@ def would_deadlock(lane: Lane, call: str, in_a_loop: bool) -> RuntimeError:
 _INSTEAD = {
     "send": "use 'await portal.asend(item)', or offer() or send_nowait(), which do not wait",
     "request": "use 'await portal.arequest(item)', or request_soon(), which does not wait",
-    "deliver": "deliver without a return function, or call what handles the data",
+    "deliver": "deliver without a return function, or call the function that handles the data",
     "call": "call the function itself, or use start_task_soon(), which does not wait",
     "start_task": "use 'await hub.task_group.start(func)'",
     "take": "use take_nowait()",
@@ -279,11 +281,11 @@ for _instead in (_INSTEAD, _INSTEAD_WITHOUT_A_LOOP):
 _INSTEAD["call_within"] = _INSTEAD["call"]
 
 
-# -- Receiving, and the hub itself. Who raises these has a mailbox, and no lane --------------------
+# -- Receiving, and the hub itself. The callers have a mailbox, and no lane ------------------------
 
 
 def receiver_closed(mailbox: Mailbox) -> ClosedResourceError:
-    """Why a receiving end has nothing more to give: it was closed, or the hub has ended."""
+    """For a receiving end that has nothing more to give: it was closed, or the hub has ended."""
     hub = title(mailbox.books)
     if mailbox.refusal is other_process:
         return ClosedResourceError(
@@ -298,7 +300,7 @@ def receiver_closed(mailbox: Mailbox) -> ClosedResourceError:
     if mailbox.home.is_polled:
         return ClosedResourceError(f"{hub} was closed; poll it before that, or open a new hub")
     return ClosedResourceError(
-        f"{hub} has ended, so nothing is received here any more; start what receives in "
+        f"{hub} has ended, so nothing is received here any more; start the receiving task in "
         "hub.task_group, which ends with the hub, or call hub.close_senders() and wait until "
         "everything was received before you leave the hub's block"
     )
@@ -332,7 +334,7 @@ def opened_before(mailbox: Mailbox) -> RuntimeError:
 
 
 def not_open(mailbox: Mailbox, lane: Lane | None = None) -> RuntimeError:
-    """Why nothing can be received; or be called, for one who has a *lane*."""
+    """For receiving from a hub that is not open; with a *lane*, for a call through that lane."""
     hub = title(mailbox.books)
     call = "" if lane is None else f", so nothing{_from(lane)} can be called"
     if mailbox.ended:

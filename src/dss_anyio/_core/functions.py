@@ -1,8 +1,8 @@
-"""Functions of the user's, as they are given to us: is it one that can be called where we call it?
+"""Check a function that the user passes: can it be called in the place where we call it?
 
-Most of them are called where nothing can be awaited: in a library's thread, or between two items. A
-coroutine function would return a coroutine there that nobody runs, and nothing would happen, with
-no more than a RuntimeWarning at some later time. So it is refused when it is given to us.
+Most of these functions are called where no code can await: in a library's thread, or between two
+items. A coroutine function would return a coroutine there that no task runs. Nothing would happen,
+apart from a RuntimeWarning at some later time. So we refuse such a function when it is passed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def check_plain(what: str, func: object) -> None:
 
 
 def is_async(func: Any) -> bool:
-    """Does a call of *func* return a coroutine, or an asynchronous generator, for all we can see?
+    """Does a call of *func* return a coroutine or an asynchronous generator, as far as we can see?
 
-    Through partials, bound methods, and objects whose ``__call__`` is such a function.
+    Looks through partials, bound methods, and objects whose ``__call__`` is such a function.
     """
     while True:
         if isinstance(func, partial):

@@ -13,12 +13,12 @@ from .._loops.way import CallSoon, WayIn
 class Home:
     """The thread that receives, and how to have a function called there.
 
-    Portals hold this, and it holds the hub weakly: a hub that nobody holds is garbage although
-    threads wait in it, and its destructor releases them.
+    Portals hold this object, and it holds the hub weakly. So a hub that only portals lead to is
+    garbage although threads wait in it, and its destructor releases them.
     """
 
     # Defaults of the class: most hubs live and end with most of them.
-    # A weak reference: what portals hold must not hold what a closed loop left behind.
+    # A weak reference. Otherwise portals would keep alive what a closed loop has left behind.
     hub: Callable[[], Any] = staticmethod(lambda: None)
     thread: threading.Thread | None = None
     ident: int | None = None  # of that thread
@@ -28,20 +28,20 @@ class Home:
     # Calls plain functions as if in a task; made when it is first used.
     surround: Callable[..., Any] | None = None
     has_tasks: bool = False  # may there be tasks in the hub's task group?
-    # What threads wait for that runs in the event loop: see ``_ending/errand``.
+    # The coroutines in the event loop for which threads wait: see ``_ending/errand``.
     errands: dict[Any, None] | None = None
     loop_is_over: bool = False  # nothing runs in it any more: it was closed, or its thread has left
 
     def come_home(self) -> None:
-        """From now on this thread is the one that receives."""
+        """Make this thread the receiving thread."""
         self.thread = threading.current_thread()
         self.ident = get_ident()
 
     def enter_errand(self, errand: Any) -> bool:
-        """Enter *errand*, which is told if the loop is over. Returns whether that is so already.
+        """Enter *errand*, to be given up when the loop is over. Return whether it is over already.
 
-        From any thread. It enters, and *then* reads; who ends the errands writes, and *then* copies
-        them. So it is found, or reads that it is too late.
+        From any thread. We enter the errand, and *then* read ``loop_is_over``. ``end_errands``
+        writes that, and *then* copies the errands. So it finds the errand, or we read True.
         """
         if self.errands is None:
             self.__dict__.setdefault("errands", {})
@@ -50,7 +50,7 @@ class Home:
         return self.loop_is_over
 
     def end_errands(self) -> None:
-        """Nothing runs in the event loop any more. From any thread; never waits."""
+        """Give up all errands: the event loop runs no more. From any thread; never waits."""
         self.loop_is_over = True
         for errand in list(self.errands or ()):
             errand.give_up()
@@ -65,6 +65,6 @@ class Home:
         return get_ident() == self.ident and self.thread is not None and self.thread.is_alive()
 
     def task_group(self) -> Any:
-        """That of the hub, while it is open in an event loop; else None. In the hub's thread."""
+        """The hub's, while it is open in an event loop; else None. In the hub's thread."""
         hub = self.hub()
         return None if hub is None else hub._task_group

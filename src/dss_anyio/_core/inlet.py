@@ -1,12 +1,12 @@
-"""An inlet: one queue of threads that never enter Python, as the core sees it.
+"""An inlet: the queue of one native sender, whose threads never enter Python, as the core sees it.
 
-Invariant: who asks through it hears of its question's end, and who works on an answer hears when
-the asker has gone.
+Invariant: each asker gets the outcome of its question; each handler is cancelled when its asker
+gives up.
 
-An asker lies in C, and has two sides that may end it: its own thread (its time is over), or the
-ring (it was closed). What is made for it here, when it is taken out of the ring, is a question
-(``AskedInC``). Whoever settles that wakes the asker; and if the asker has gone before, the question
-counts as abandoned. The room that composes inlets is ``inlets``.
+An asker is an object in C. Its own thread may end it (its time is over), or the ring may (it was
+closed). When the receiver takes it out of the ring, we make a question for it (``AskedInC``). The
+thread that settles the question wakes the asker. If the asker has gone before, the question counts
+as abandoned. ``inlets`` composes the inlets of a hub.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from .source import Account, Lane
 from .steps import TURN, Counters
 from .waiter import Waiter
 
-# What a raw item is; how an answer to it becomes bytes (None: it has to be bytes); and whether a
-# refusal of it is reported on the hub's side, because nobody else gets to see it.
+# Made from a raw item: the item itself; the function that makes bytes of an answer (None: the
+# answer has to be bytes); and True if a refusal is reported on the hub's side, because the asker
+# does not see it.
 Unpacked: TypeAlias = "tuple[Any, Callable[[Any], bytes] | None, bool]"
 Unpack: TypeAlias = Callable[[Any], Unpacked]
 
-RAW: tuple[type[Any], ...] = (bytes, memoryview)  # what is no ``Ask``
+RAW: tuple[type[Any], ...] = (bytes, memoryview)  # the types of items that do not ask
 OK, REFUSED, UNANSWERED, RELEASED = 0, -5, -6, -7  # of dss_anyio.h
 
 
@@ -95,48 +96,50 @@ class Inlet(Waiter):
         super().__init__(lane, "native_sender", _nobody)
         self.ring: Ring = ring
         self.unpack: Unpack | None = unpack
-        # Is what is in the ring the item, unless it asks or is delivered?
+        # Is an entry of the ring the item itself, unless it asks or was delivered?
         self.as_it_is: bool = unpack is None and lane.source.decode is None
         self.asked: dict[AskedInC, None] = {}  # the questions that are not settled
-        self.closed: bool = False  # does the ring accept nothing any more?
-        # May who receives have in hand what has left the ring and is not in ``asked`` yet? Written
-        # by who receives, who puts back what was there before: a ``decode`` may receive, too. (If
-        # Ctrl-C leaves it True, we stay inside until the hub ends, which does no harm.)
+        self.closed: bool = False  # True once the ring accepts nothing any more
+        # True while the receiving thread may hold an entry that it has taken out of the ring and
+        # that is not in ``asked`` yet. Only the receiving thread writes it. It restores the value
+        # from before, because a ``decode`` may receive, too. (If Ctrl-C leaves it True, we stay
+        # inside until the hub ends, which does no harm.)
         self.taking: bool = False
         self.books: Books = books
-        # Where its questions are counted.
+        # The counters of its questions.
         self.requests: Counters = books.requests_of(lane.source)
         self._inside = inside
 
     # -- the end: from any thread ------------------------------------------------------------------
 
     def refuse(self, refusal: Refusal) -> None:
-        """Its portal or the hub was closed. After a graceful close, what was accepted goes on."""
+        """Its portal or the hub was closed. After a graceful close, accepted entries go on."""
         graceful = is_graceful(refusal)
         self.ring.close(graceful)
         self.closed = True
         if graceful:
             self.leave_if_done()
             return
-        # Those who ask were released by the ring; now those who work on an answer are told.
+        # The ring has released the askers. Now cancel the handlers of their questions.
         for question in list(self.asked):
             question.settle("released", refusal)
         self._inside.leave(self)
 
     def leave_if_done(self) -> None:
-        """After a graceful close, and once it is empty, there is nothing left to be told of.
+        """Leave ``inside`` once it is closed and empty: no later event concerns it.
 
-        From any thread. Who leaves too early hears of no later end, and what asks would wait for
-        ever. So it is not enough that the lane refuses: before the ring is closed, something may
-        come into it. After that, what asks moves from the ring into the hand of who receives, and
-        from there into ``asked``; each time it is there before it is no longer here. We look in the
-        order in which it moves, so what has left one place before we look there is found in a
-        later one, unless it is settled. Who receives looks again when its hand is empty.
+        From any thread. If it left too early, no later end would reach it, and an asker could wait
+        for ever. So it is not enough that the lane refuses: until the ring is closed, another entry
+        may come into it. After that, an asker moves from the ring into the receiving thread's hand
+        (``taking``), and from there into ``asked``. It enters each place before it leaves the one
+        before. We look in the same order. So if it left a place before we looked there, we find it
+        in a later one, unless it is settled. The receiving thread looks again when its hand is
+        empty.
         """
         if self.closed and not self.ring.count() and not self.taking and not self.asked:
             self._inside.leave(self)
 
-    # -- what comes out of the ring: in the thread that receives or hands back ---------------------
+    # -- taking out of the ring: in the thread that receives or hands back -------------------------
 
     def take(self) -> Any:
         """Take out the oldest item, or request; NOTHING if there is none."""
@@ -158,22 +161,23 @@ class Inlet(Waiter):
         return NOTHING
 
     def begin_turn(self) -> bool:
-        """``Ring.receive`` may return as many as a turn has. False if it has returned none so far.
+        """Let ``Ring.receive`` return one turn of items. False if the turn before returned none.
 
-        It counts what it returns, and here that is entered in the books; in C, so that Ctrl-C does
-        not come in between. (Who looks from another thread meanwhile may find it in both.)
+        ``Ring.receive`` counts the items that it returns. This enters that count in the books, in
+        C, so that Ctrl-C does not come in between. (Another thread that reads the counts meanwhile
+        may find these items in both.)
         """
         return self.ring.begin_turn(TURN, self.lane.source.account, self.books) > 0
 
     def open(self, taken: Any) -> Any:
-        """The item of what was *taken* out of the ring: itself, or a request.
+        """Return the item of the entry *taken* out of the ring: the entry itself, or a request.
 
-        NOTHING if there is none to receive: nobody waits for an answer any more, or the library has
-        done everything in its decode. Then its fate is in the books.
+        NOTHING if there is no item to receive: its asker has gone, or the library has done
+        everything in its decode. Then its fate is in the books.
         """
         if isinstance(taken, RAW):
             return taken if self.unpack is None else self._unpacked(taken)[0]
-        # A ``Delivery`` has no data. What asks has None, if ``decode`` is to make them.
+        # A ``Delivery`` has no data. The data of an ``Ask`` are None if ``decode`` is to make them.
         item = data = getattr(taken, "data", NOTHING)
         if data is NOTHING or data is None:
             try:
@@ -191,15 +195,15 @@ class Inlet(Waiter):
         if self.unpack is not None:
             item, encode, report = self._unpacked(item)
         question = AskedInC(self, taken, encode, report)
-        # Its token is made before others hold the question: if Ctrl-C strikes after that, or there
-        # is no memory, the token is forgotten, and ends it.
+        # Make its token before other objects hold the question. If Ctrl-C strikes after that, or
+        # memory runs out, the token is forgotten, and its destructor ends the question.
         request = Request(question, item)
-        # It is entered, and *then* we look whether it still has an asker. Who closes the lane
-        # releases all askers, and *then* copies the questions.
+        # We enter the question, and *then* look whether its asker still waits. The thread that
+        # closes the lane releases all askers, and *then* copies the questions.
         self.asked[question] = None
         refusal = self.lane.refusal
         if refusal is not None and not is_graceful(refusal):
-            question.settle("released", refusal)  # also one that was being decoded just then
+            question.settle("released", refusal)  # the close may have come during ``decode``
         elif taken.waits:
             return request
         else:
@@ -208,7 +212,7 @@ class Inlet(Waiter):
         return NOTHING
 
     def _count_without_item(self, gone: bool) -> None:
-        """The library has done everything in its decode; or the asker has *gone* before."""
+        """Count an entry that has no item: its asker has *gone*, or its decode has done it all."""
         if gone:
             self.books.count_undelivered(self.lane.source)
         else:
@@ -216,16 +220,16 @@ class Inlet(Waiter):
             self.books.received += 1
 
     def hand_back(self, taken: Any) -> None:
-        """Nobody will receive what was *taken* out of the ring."""
+        """Hand back the entry *taken* out of the ring, which no receiver will get."""
         if isinstance(taken, RAW):
             item = taken if self.unpack is None else self._unpacked(taken)[0]
             self.books.undeliver(self.lane.source, item)
             return
-        # The library's own function hears of it when *taken* is destroyed. What asks is not decoded
+        # A library's own function is called when *taken* is destroyed. An ``Ask`` is not decoded
         # any more, but counted like every question.
         if hasattr(taken, "waits"):
             refusal = self.lane.refusal
-            # If it was refused at once, the ring has released whoever waited in it.
+            # If the ring was closed without grace, it has released the askers in it.
             gave_up = not taken.waits and (refusal is None or is_graceful(refusal))
             question = AskedInC(self, taken, None, False)
             question.settle("abandoned" if gave_up else "released", refusal)
@@ -240,12 +244,12 @@ class Inlet(Waiter):
         return raw, None, False
 
     def tell_gone(self) -> None:
-        """Have the work on those questions cancelled whose askers have given up."""
+        """Abandon the questions whose askers have given up, which cancels their handlers."""
         for question in list(self.asked):
             question.look_after_the_asker()
 
     def forget(self, question: AskedInC) -> bool:
-        """*question* is settled. False if it was forgotten before."""
+        """Take out *question*, which is settled. False if it was taken out before."""
         there = self.asked.pop(question, question) is None
         if self.closed:
             self.leave_if_done()
@@ -253,7 +257,7 @@ class Inlet(Waiter):
 
 
 class AskedInC(Question):
-    """The question of a thread that waits in C, and what it takes to wake that."""
+    """The question of a thread that waits in C, with the means to wake that thread."""
 
     __slots__ = ("_ask", "_encode", "_inlet", "_report")
 
@@ -267,13 +271,13 @@ class AskedInC(Question):
         self._report = report
 
     def _wake_in_c(self) -> bool:
-        """It was settled: wake its asker. False if that has gone."""
+        """Wake the asker, because the question was settled. False if the asker has gone."""
         ending, value = self._outcome[None]
         status, answer = UNANSWERED, b""
         if ending == "answered":
             try:
                 status, answer = OK, (self._encode or _as_bytes)(value)
-            except BaseException as exc:  # a wrong answer is an error on our side, of any kind
+            except BaseException as exc:  # the handler's answer cannot be made into bytes
                 self._inlet.books.report(self.lane.source, exc)
                 status, answer = REFUSED, _text_of(exc)
         elif ending == "refused":
@@ -281,7 +285,7 @@ class AskedInC(Question):
             if self._report:
                 self._inlet.books.report(self.lane.source, value)
         elif ending == "released":
-            status = RELEASED  # by the ring already
+            status = RELEASED  # the ring has done it already
         there = self._ask.settle(status, answer) or ending == "released"
         self._inlet.forget(self)  # last: if Ctrl-C strikes in here, we are called once more
         self._wake = _nobody  # it refers to us
@@ -292,7 +296,7 @@ class AskedInC(Question):
         return self._ask.left
 
     def look_after_the_asker(self) -> None:
-        """If it has gone, nobody wants the answer any more."""
+        """Abandon the question if its asker has gone."""
         if not self._ask.waits and self._inlet.forget(self):
             self.settle("abandoned")
 

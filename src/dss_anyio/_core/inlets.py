@@ -1,22 +1,24 @@
 """Inlets: the queues of threads that never enter Python, beside the line.
 
-Invariant: what an inlet has accepted is received or handed back, once, as an item of the line is.
+Invariant: each item that an inlet has accepted is received or handed back, once, as an item of the
+line is.
 
-The queue itself, its bell and those who wait in it are written in C (``_native``; its ``Ring`` and
-``Bell`` are passed in here, this room imports nothing of it). An inlet belongs to the lane of the
-portal that it was made from. It stands inside that lane as one who waits, for all the threads that
-wait in C. So each end of the lane reaches it, in the same way and at the same time as the others,
-and the argument is that of ``inside``: it enters, and *then* reads whether the lane refuses.
+The queue, its bell and the waiting in it are written in C (``_native``). Its ``Ring`` and ``Bell``
+are passed in here; this room imports nothing of ``_native``. An inlet belongs to the lane of the
+portal that it was made from. It enters that lane's ``inside`` as one waiter, on behalf of all
+threads that wait in C. So each end of the lane reaches it, in the same way and at the same time as
+the other waiters. The argument is that of ``inside``: it enters, and *then* reads whether the lane
+refuses.
 
-An inlet leaves ``inside`` as soon as it has released the threads that wait in C, and told those who
-work on their answers. So nobody who ends the hub or a source waits until these threads have
-returned (step 4 in ``_ending/order``): none of them needs the GIL for that.
+An inlet leaves ``inside`` as soon as it has released the threads that wait in C, and has cancelled
+the handlers of their questions. So a thread that ends the hub or a source does not wait until these
+threads have returned (step 4 in ``_ending/order``): none of them needs the GIL to return.
 
-Items stay in the ring until they are received, so its bound is exact. Between line and inlets the
-receiver takes turns; there is no order between them.
+Items stay in the ring until they are received, so its bound is exact. The receiver takes from the
+line and from the inlets in turn; there is no order between them.
 
-Nothing that is put can come after the close of a ring, so nobody has to sweep again: see "accepted
-means claimed before the close" in ``_native/ring.c``.
+No item can come after the close of a ring, so no second sweep is needed: see "accepted means
+claimed before the close" in ``_native/ring.c``.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from .source import Lane, Source
 
 
 class InletCounts(NamedTuple):
-    """What became of the items of all inlets of one source, as far as it is not in the books."""
+    """The counts of all inlets of one source, as far as they are not in the books."""
 
     queued: int
     dropped: int
@@ -66,43 +68,45 @@ class Inlets(NotCopied):
 
     def __init__(self, bell: Bell, fd: int, books: Books, inside: Inside) -> None:
         self.bell: Bell = bell
-        self.fd: int = fd  # what the event loop watches, which is readable after a ring
-        # Is everything done that has the receiver look at us? Written last of all; until then, each
-        # thread that wants to add an inlet does it all again.
+        self.fd: int = fd  # the descriptor that the event loop watches: readable after a ring
+        # True once the receiver looks at the inlets. Written last of all steps of docking; until
+        # then, each thread that wants to add an inlet does all these steps again.
         self.docked: bool = False
         self.all: dict[Inlet, object] = {}  # each with a key of its own, for ``_past``
-        # Was the descriptor readable, and is it neither cleared nor closed since? Else its number
-        # may be another file's. In a forked child it is the parent's, who would miss what is there.
+        # True while the descriptor was readable, and neither cleared nor closed since. Only then do
+        # we read from it: later its number may be another file's. In a forked child it is the
+        # parent's, which would miss the data that the child reads.
         self.rung: bool = False
         self.inside: Inside = inside
-        self.watch: Callable[[], object] | None = None  # ends what the event loop does for us
-        # Was a question the last that came? Then the next one is likely to be one, too: it needs a
-        # closer look.
+        self.watch: Callable[[], object] | None = None  # ends the event loop's watch of ``fd``
+        # True if the last entry was a question. Then the next one is likely to be a question, too,
+        # which needs a closer look.
         self.asked_last: bool = False
         self._books = books
         self._gone = 0
         self._turn = False
         self._next = 0
-        # What those have dropped that are no more: name, dropped, late.
+        # The counts of inlets that are no longer in ``all``: name, dropped, late.
         self._past: dict[object, tuple[str | None, int, int]] = {}
 
     def add(self, lane: Lane, ring: Ring, unpack: Unpack | None, line: Line) -> Inlet:
-        """Enter an inlet for *lane*. Raises if that was closed."""
+        """Enter an inlet for *lane*. Raises if *lane* was closed."""
         inlet = Inlet(lane, ring, unpack, self._books, self.inside)
         self._forget_those_that_ended()
         refusal = self.inside.enter(inlet)
         if refusal is not None:
             inlet.refuse(refusal)
             raise refusal(inlet.lane)
-        # Only now: who forgets those that ended would take it for one of them before. Nobody can
-        # send through it yet, so nothing is left in it if its lane is closed in between.
+        # Only now: ``_forget_those_that_ended`` takes an inlet for ended that is not ``inside``. No
+        # thread can send through it yet, so no item is left in it if its lane is closed in between.
         self.all[inlet] = object()
         line.beside = Beside()
         if len(self.all) == 1 and inlet.as_it_is:
             line.beside = Beside(ring.receive, inlet.begin_turn, lane.source)
-            # Another thread may add an inlet meanwhile: it enters that, and *then* writes one that
-            # has an iteration look closer. We have written ours, and *then* count once more (a copy
-            # is a step on the dict). Either we find two; or it enters after that, and writes last.
+            # Another thread may add an inlet meanwhile: it enters its inlet, and *then* writes a
+            # ``Beside()`` that has an iteration look closer. We have written ours, and *then* count
+            # once more (a copy is a step on the dict). Either we find two inlets; or the other
+            # thread enters its inlet after that, and writes last.
             if len(self.all.copy()) != 1:
                 line.beside = Beside()
         return inlet
@@ -113,26 +117,31 @@ class Inlets(NotCopied):
                 continue
             _, dropped, late, received = inlet.ring.counts()
             if received:
-                continue  # the receiving thread enters that in the books
+                continue  # the receiving thread enters this count in the books
             if dropped or late:
-                # First here, then out there: see ``counts``. Two threads enter the same.
+                # Enter it here before it leaves ``all``: see ``counts``. Two threads may do this:
+                # both enter the same.
                 self._past[key] = (inlet.lane.source.name, dropped, late)
             self.all.pop(inlet, None)
 
     # -- looking: before the receiver sleeps -------------------------------------------------------
 
     def arm(self) -> None:
-        """Have the next item wake the receiver. In its thread, with the bell; then it looks.
+        """Have the next item wake the receiver. In the receiving thread, which looks afterwards.
 
-        The descriptor is cleared before that, and not as soon as it was readable: threads wait for
-        what has come. Whoever has made it readable since has put its item before, so it is found;
-        or has given up, so ``tell_gone`` comes after each clear.
+        The receiver arms this and the bell together. The descriptor is cleared before the arming,
+        and not as soon as it was readable: threads wait for the items that have come. A thread that
+        has made it readable since has put its item before, so the receiver finds the item. Or the
+        thread is an asker that has given up: so ``tell_gone`` comes after each clear.
         """
         self.clear_descriptor()
         self.bell.arm()
 
     def clear_descriptor(self) -> None:
-        """Make the descriptor unreadable, if it was readable and is ours still. Then look."""
+        """Make the descriptor unreadable, if it was readable and is still ours.
+
+        The caller looks afterwards.
+        """
         if self.rung:
             self.bell.clear(self.fd)
             self.rung = False
@@ -142,7 +151,7 @@ class Inlets(NotCopied):
         return sum([inlet.ring.count() for inlet in list(self.all)])
 
     def tell_gone(self) -> None:
-        """In the hub's thread, when it was woken: has an asker given up?"""
+        """Abandon the questions of askers that have given up. In the hub's thread, in a wake."""
         gone = self.bell.gone
         if gone != self._gone:
             self._gone = gone
@@ -154,7 +163,7 @@ class Inlets(NotCopied):
     def take(self, others_wait: bool) -> tuple[Source, Any] | None:
         """Receive the oldest item of one ring; None if there is none, or the line has its turn.
 
-        The item is NOTHING if nobody is to have what there was.
+        The item is NOTHING if the entry has none to receive.
         """
         if others_wait:
             self._turn = not self._turn
@@ -171,25 +180,25 @@ class Inlets(NotCopied):
         return None
 
     def _in_turn(self, order: list[Inlet]) -> list[Inlet]:
-        """All of them; each call begins with another one."""
+        """All inlets of *order*; each call begins with another one."""
         if len(order) > 1:
             self._next = (self._next + 1) % len(order)
             order = order[self._next :] + order[: self._next]
         return order
 
     def take_many(self, most: int | None, others_wait: bool) -> list[Any]:
-        """Receive what is there now, at most *most*; about half of that if others wait as well."""
+        """Receive the items that are there now, at most *most*; half of it if the line has some."""
         if most is not None and others_wait:
-            # One half for all inlets together, however many there are. Of an odd number, the one
-            # that is left over is theirs every other time; so is a single one.
+            # One half for all inlets together, however many there are. If *most* is odd, or 1, they
+            # get the larger half every other time.
             self._turn = not self._turn
             most = (most + self._turn) // 2
             if not most:
-                return []  # before it is another one's turn to be first
+                return []  # before ``_in_turn`` moves on to the next inlet
         batch: list[Any] = []
         for inlet in self._in_turn(list(self.all)):
             if self._books.interrupt is not None:
-                break  # it is raised before anything else is taken
+                break  # it is raised before another item is taken
             there = inlet.ring.count()
             if most is not None:
                 there = min(there, most - len(batch))
@@ -223,9 +232,9 @@ class Inlets(NotCopied):
     # -- handing back: from any thread -------------------------------------------------------------
 
     def hand_back(self, lane: Lane | None) -> None:
-        """Hand back what is queued in the rings of *lane*; of all lanes, if that is None.
+        """Hand back the items in the rings of *lane*; of all lanes, if *lane* is None.
 
-        They are closed, so nothing comes after it.
+        The rings are closed, so no item comes afterwards.
         """
         for inlet in list(self.all):
             if lane is not None and inlet.lane is not lane:
@@ -237,7 +246,10 @@ class Inlets(NotCopied):
                 inlet.hand_back(taken)
 
     def clear(self) -> None:
-        """The hub has ended: see ``Mailbox.lend``. From any thread; never waits."""
+        """Hand back all items, because the hub has ended: see ``Mailbox.lend``.
+
+        From any thread; never waits.
+        """
         self.hand_back(None)
         self.rung = False
         watch, self.watch = self.watch, None
@@ -247,10 +259,10 @@ class Inlets(NotCopied):
     # -- statistics: from any thread ---------------------------------------------------------------
 
     def counts(self) -> dict[str | None, InletCounts]:
-        """Those of each source. From any thread.
+        """The counts of the inlets of each source, by name. From any thread.
 
-        Each inlet is in one of two lists. It is entered in the second before it is taken out of the
-        first, and we copy the first one first: so we find it. If it is in both, it counts once.
+        Each inlet is in one of two lists. It is entered in the second list before it is taken out
+        of the first. We copy the first list first, so we find it. If it is in both, it counts once.
         """
         there = self.all.copy()
         past = self._past.copy()

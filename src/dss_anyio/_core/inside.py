@@ -1,4 +1,4 @@
-"""Who is inside a call that waits, and how all of them get out.
+"""The waiters inside calls that wait, and how all of them get out.
 
 Invariant: a waiter that has entered is woken when its portal or its hub is closed.
 
@@ -6,8 +6,8 @@ A waiter enters, and *then* reads whether its lane refuses. A thread that closes
 refusal, and *then* copies the list of waiters. Both act on the list in one step: if
 the waiter's is first, the closer finds it in the list; if not, the waiter reads the refusal.
 
-There are two lists, and a waiter enters both before it reads: that of its lane, so that a lane
-of many is closed without a look at all the others; and that of the hub.
+There are two lists, and a waiter enters both before it reads. One is the hub's. The other is the
+lane's, so that one lane of many is closed without a look at the waiters in all the others.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ WAITS_IN_A_LOCK = {
 
 
 class Inside:
-    """Everybody who is inside a call that waits, in any portal of one hub."""
+    """All waiters inside the portals of one hub."""
 
     __slots__ = ("_leaving", "waiters")
 
     def __init__(self) -> None:
         self.waiters: dict[Waiter, None] = {}
-        self._leaving: dict[Flag, None] = {}  # set whenever one has left
+        self._leaving: dict[Flag, None] = {}  # set whenever a waiter has left
 
     def enter(self, waiter: Waiter) -> Refusal | None:
         """Enter *waiter*. Returns why its lane refuses, if it does: then *waiter* must not wait.
@@ -47,7 +47,7 @@ class Inside:
         return lane.refusal
 
     def leave(self, waiter: Waiter) -> None:
-        """*waiter* waits no longer, whatever came of it. In its own thread or task. Idempotent."""
+        """Take out *waiter*, whatever its outcome. In its own thread or task. Idempotent."""
         waiter.lane.inside.pop(waiter, None)
         self.waiters.pop(waiter, None)
         if self._leaving:
@@ -55,19 +55,19 @@ class Inside:
                 left.set()
 
     def refuse(self, lane: Lane | None, refusal: Refusal) -> None:
-        """End the wait of everybody in *lane*; in all lanes, if that is None.
+        """End the waits of all waiters in *lane*; in all lanes, if *lane* is None.
 
-        From any thread; never waits. The caller has written the refusal of these lanes. Whatever a
-        callback of somebody's future raises, everybody is released; then it is raised.
+        From any thread; never waits. The caller has written the refusal of these lanes. If a
+        callback of an asker's future raises, all waiters are released first; then it is raised.
         """
         waiters = [*(self.waiters if lane is None else lane.inside)]
         if waiters:
             do_all(lambda waiter: waiter.refuse(refusal), waiters)
 
     def wait_until_left(self, source: Source | None, timeout: float) -> None:
-        """Block until nobody is inside a portal of *source*, at most *timeout* seconds.
+        """Block until no waiter is inside a portal of *source*, at most *timeout* seconds.
 
-        None means any portal of the hub. Calls of this very thread do not count: a signal handler
+        None means all portals of the hub. Calls of this very thread do not count: a signal handler
         may close the hub that it interrupts.
         """
         if not self.waiters:
@@ -84,7 +84,7 @@ class Inside:
         deadline = time.monotonic() + timeout
         # In a function of its own: see ``_stop_newest_first`` in ``_ending/order``.
         while there := [each for each in self._those_in(source) if each.thread != me]:
-            for waiter in there:  # each is waited for by itself, so that many take linear time
+            for waiter in there:  # wait for each by itself, so that many take linear time
                 left.clear()  # first clear, then look: a waiter that leaves after the look sets it
                 while waiter in self.waiters:
                     if not left.wait(max(0.0, deadline - time.monotonic())):
@@ -98,8 +98,8 @@ class Inside:
     def forget(self) -> list[Waiter]:
         """In a forked child: forget all waiters, and return those of the child's only thread.
 
-        It may have forked in a signal handler while it was blocked in a call. (If a task waits, its
-        event loop is the parent's.)
+        That thread may have forked in a signal handler while it was blocked in a call. (The event
+        loop of a waiting task is the parent's.)
         """
         mine = [
             each

@@ -1,31 +1,32 @@
 """The line of items, in the order in which they were accepted.
 
 Invariants: a lane has as many turns in the line as it has items, not counting husks; while a ticket
-is there, a mark that has it is in the line, or on its way into it.
+exists, a mark that has it is in the line, or on its way into the line.
 
 An entry of the line is one of four: an item of the hub's own portal, as it is; a request of the
-hub's own portal; a lane, which is the turn of that lane's oldest item; or a mark. A turn whose item
-was taken back is a husk. Receivers pass over husks. They are counted so that ``len`` is right. But
+hub's own portal; a lane: the turn of that lane's oldest item; or a mark. A turn whose item
+was taken back is a husk. Receivers pass over husks. Husks are counted so that ``len`` is right. But
 ``take_back`` counts a husk before it takes the item, so ``len`` is one too low in between.
 Receivers in an event loop therefore decide with the number of entries. A polled hub decides with
-``len``, so that it does not wake for husks alone; so the thread that has taken items back rings.
+``len``, so that it does not wake for husks alone. So a thread that has taken items back rings.
 
-What a policy may drop later ("drop_oldest") must be able to leave from the middle of the line, or
-the line would fill with husks while nobody receives. So such an item has a *ticket*. In the line
-stands a *mark*, which has tickets, in their order; they leave it from anywhere in one step, and all
-are before everything behind it. Whoever puts a ticket looks at the last entry. If that is a mark,
-it gets the ticket; otherwise there is a new mark for it. So there are never many more marks than
-other entries.
+An item that the policy may drop later ("drop_oldest") must be able to leave from the middle of the
+line. Otherwise the line would fill with husks while no thread receives. So such an item has a
+*ticket*. In the line stands a *mark*, which has tickets, in their order. A ticket leaves its mark
+in one step, from any position. All tickets of a mark come before the entries behind the mark. A
+sender that puts a ticket looks at the last entry. If that is a mark, the mark gets the ticket;
+otherwise the sender adds a new mark. So there are never many more marks than other entries.
 
-Why the order is right: what a sender has put before stands at the last entry that it looks at, or
-before it; what it puts afterwards comes behind that. What was put in between, behind that mark,
-comes from a sender that was sending at the same time: either order is theirs.
+Why the order is right: the earlier items of a sender stand at the last entry that it looks at, or
+before it; its later items come behind that. Items that were put in between, behind that mark, come
+from a sender that was sending at the same time: between the two, either order is right.
 
 Why no ticket is left without a mark: a receiver that finds no ticket in a mark *closes* it, looks
 once more, and throws it away. A sender puts its ticket, and *then* reads whether the mark is
 closed; if so, it adds a new one. Both act on the mark's tickets in one step: if the sender's is
-first, the receiver finds the ticket; if not, the sender reads that the mark is closed. (It may be
-both. Then the item was taken, and the sender, which looks for that at last, takes the ticket out.)
+first, the receiver finds the ticket; if not, the sender reads that the mark is closed. (Both may
+happen. Then the receiver has taken the item. The sender looks for that last, and takes the ticket
+out.)
 
 The line knows no places and no bell.
 """
@@ -55,17 +56,20 @@ class Mark:
 
 
 class Ticket:
-    """What an item that may be dropped waits with."""
+    """Stands in a mark for one item that may be dropped."""
 
     __slots__ = ("lane", "mark")
 
     def __init__(self, lane: Lane) -> None:
-        self.lane: Lane = lane  # in whose ``items`` the item is: whoever takes it out has it
+        self.lane: Lane = lane  # its ``items`` hold the item; the thread that pops it has it
         self.mark: Mark | None = None  # written before the ticket is in it
 
 
 class Beside:
-    """What an iteration looks at beside the line. Another one takes its place; it never goes."""
+    """The functions with which an iteration receives from the inlets, beside the line.
+
+    ``Line.beside`` may be replaced by another one, but never by None again.
+    """
 
     __slots__ = ("begin_turn", "receive", "source", "turn_ends")
 
@@ -75,23 +79,24 @@ class Beside:
         begin_turn: Callable[[], bool] = lambda: False,
         source: Source = UNREGISTERED,
     ) -> None:
-        # Takes one item, which is of that source, and counts it; None if there is none, if that
-        # needs a closer look (``Mailbox.receive_beside``), or if a turn is over. Then another one
-        # begins: False if nothing was taken in the last one. None of the three is changed, so that
-        # they stay together.
+        # *receive* takes one item of *source* and counts it. It returns None if there is none, if
+        # an entry needs a closer look (``Mailbox.receive_beside``), or if the turn is over. Then
+        # *begin_turn* begins another turn: False if nothing was taken in the last one. The three
+        # are never changed, so that they stay together.
         self.receive: Callable[[], Any] = receive
         self.begin_turn: Callable[[], bool] = begin_turn
         self.source: Source = source
-        # An iteration may take entries out by itself until the hub has received so many items; then
-        # what is beside the line has its turn, for IN_TURN items. In the receiving thread.
+        # An iteration may take entries out by itself until the hub has received so many items. Then
+        # the inlets have their turn, for IN_TURN items. Written in the receiving thread.
         self.turn_ends: int = 0
 
 
-ENDED: Final = Beside()  # the hub: an iteration looks whether it has. It has no turns
+# Replaces ``beside`` when the hub ends, so that iterations check ``ended``. It gives no turns.
+ENDED: Final = Beside()
 
 
 class Line:
-    """The entries, and what may be concluded from one. See the head of this file."""
+    """The entries, and what each of them stands for. See the head of this file."""
 
     __slots__ = ("_husks", "beside", "entries", "marked", "tagged", "tickets")
 
@@ -99,7 +104,7 @@ class Line:
         self.entries: deque[Any] = deque()
         self._husks: list[None] = []  # one for each turn whose item was taken back, and each mark
         self.tickets: dict[Ticket, None] = {}  # of all marks, to be counted
-        # None: an iteration may take entries out by itself. Not from the end of the hub on.
+        # None: an iteration may take entries out by itself. Never None once the hub has ended.
         self.beside: Beside | None = None
         self.tagged: bool = False  # may there be turns, requests or marks among the entries?
         self.marked: bool = False  # may there be marks?
@@ -117,7 +122,7 @@ class Line:
     def put(self, lane: Lane, item: object) -> None:
         """Put *item*, for which the caller has taken a place.
 
-        :raises MemoryError: the item was not put
+        :raises MemoryError: if there is no memory; the item was not put
         """
         own = lane.items
         if own is None:
@@ -133,18 +138,18 @@ class Line:
     def take_out(self, own: deque[Any], item: object) -> None:
         """Take *item* out of its lane again: there was no memory for its turn.
 
-        There is one item more than turns, so each turn that is found has an item even now. If
-        another item was put meanwhile, ours is received in its turn after all, and the other one
-        with the next turn of this lane, or handed back with the lane at the end.
+        There is one item more than turns, so each turn that a receiver finds has an item even now.
+        If another item was put meanwhile, this one stays, and is received in the other one's turn.
+        The other one is received in the next turn of this lane, or handed back at the end.
         """
         last = own.pop()
         if last is not item:
             own.append(last)
 
     def put_many(self, lane: Lane, items: list[Any]) -> int:
-        """Put *items*, for which the caller has taken as many places; no others come in between.
+        """Put *items*, with no other sender's in between. The caller has taken a place for each.
 
-        Returns how many were put: if there is no more memory, perhaps not all.
+        Return how many were put: fewer if memory has run out.
 
         :raises MemoryError: if none was put
         """
@@ -164,7 +169,7 @@ class Line:
     def put_ticket(self, ticket: Ticket) -> None:
         """Put *ticket*, whose item is in its lane. See the head of this file.
 
-        :raises MemoryError: it is not sure of a mark; the caller takes it out again
+        :raises MemoryError: if it may have no mark; the caller takes the ticket out again
         """
         try:
             last = self.entries[-1]
@@ -179,7 +184,7 @@ class Line:
             last.tickets.pop(ticket, None)
         ticket.mark = mark = Mark()
         mark.tickets[ticket] = True
-        self._husks.append(None)  # before anybody can find the mark, and count it off
+        self._husks.append(None)  # before a receiver can find the mark, and count it off
         try:
             self.entries.append(mark)
         except MemoryError:
@@ -187,10 +192,10 @@ class Line:
             raise
 
     def drop_ticket(self, ticket: Ticket) -> None:
-        """*ticket* is no longer needed: its item was taken out of its lane. From any thread.
+        """Take out *ticket*, whose item was taken out of its lane. From any thread.
 
-        Whoever has put it looks afterwards whether its item was taken out meanwhile. So either that
-        thread finds this, or we find the mark.
+        The sender looks, after it has put the ticket, whether the item was taken out meanwhile. So
+        either the sender finds that, or we find the ticket in its mark.
         """
         self.tickets.pop(ticket, None)
         if ticket.mark is not None:
@@ -199,9 +204,9 @@ class Line:
     # -- taking: in the receiving thread, or in one that hands back --------------------------------
 
     def take_ticket(self, mark: Mark) -> Ticket | None:
-        """Take the first ticket out of *mark*; None if that is over.
+        """Take the first ticket out of *mark*; None if the mark has no more tickets.
 
-        In one thread at a time; or at the end, when the order is over.
+        In one thread at a time; at the end, when the order no longer matters, in several.
         """
         while True:
             ticket = mark.tickets.take_first()
@@ -209,7 +214,7 @@ class Line:
                 return ticket
 
     def is_over(self, mark: Mark) -> bool:
-        """Has *mark* no more tickets? Then it is closed, and nobody needs it in the line."""
+        """Has *mark* no more tickets? Then it is closed, and no longer needed in the line."""
         if mark.tickets:
             return False
         mark.closed = True  # first this, then the last look, a step: see the head of this file
@@ -226,14 +231,14 @@ class Line:
         try:
             entries.extend(starmap(self.entries.popleft, repeat((), many)))
         except IndexError:
-            pass  # another thread has emptied the line: it sweeps
+            pass  # another thread, which sweeps, has emptied the line
         return entries
 
     def open(self, entry: Any) -> tuple[Source, Any, bool] | None:
         """The source and the item of an entry that was taken out of the line; None for a husk.
 
-        The third says that nobody is to have the item: it was being sent when its portal was
-        aborted, and the abort has not seen it; or it is a request for whose answer nobody waits.
+        The third is True if the item must not be received. Either its portal was aborted while it
+        was being sent, and the abort has not found it. Or it is a request that has ended.
         """
         if type(entry) is Lane:
             try:
@@ -247,8 +252,8 @@ class Line:
     def take_back(self, lane: Lane) -> Any:
         """Take back the oldest item of *lane*, from any thread. Its turn stays, as a husk.
 
-        :raises IndexError: if there is none. For a moment one husk too many was counted; the caller
-            rings, for a polled hub that has looked at ``len`` just then
+        :raises IndexError: if there is none. For a moment one husk too many was counted. So the
+            caller rings, in case a polled hub has looked at ``len`` in that moment
         """
         self._husks.append(None)  # before a receiver can find the turn without its item
         try:
@@ -261,7 +266,7 @@ class Line:
         try:
             self._husks.pop()
         except IndexError:
-            pass  # a turn that nobody has counted: see ``Places.mend``
+            pass  # a turn that was never counted: see ``Places.mend``
 
 
 def judged(lane: Lane, item: Any) -> tuple[Source, Any, bool]:
@@ -272,10 +277,10 @@ def judged(lane: Lane, item: Any) -> tuple[Source, Any, bool]:
 
 
 def _extend(line: deque[Any], values: Iterator[Any], many: int) -> int:
-    """Extend *line* with the *many* *values*; return how many there was memory for.
+    """Extend *line* with the *many* *values*; return how many of them there was memory for.
 
-    An iterator knows how many it has not given out, and ``extend`` asks for one more than it
-    appends if that fails. (Others may extend the line as well, so its length says nothing.)
+    The iterator knows how many values it has left. If ``extend`` fails, it has taken one value more
+    than it has appended. (Other threads may extend the line as well, so its length says nothing.)
 
     :raises MemoryError: if there was memory for none
     """

@@ -1,35 +1,41 @@
-"""The mailbox: what any thread puts into and one thread takes from. It composes the rooms.
+"""The mailbox: any thread puts items in; one thread takes them out. It composes the rooms.
 
-An item's way: a sender (``sender``) takes a place
-(``places``), puts the item into the line (``line``) and looks into the bell (``bell``); the
-receiver takes an entry out of the line (``taking``), gives its place back, and writes into the
-books (``books``) what became of it. Who may send is in ``registry``, who waits in ``inside``.
+An item's way: a sender (``sender``) takes a place (``places``), puts the item into the line
+(``line``) and looks into the bell (``bell``). The receiver takes an entry out of the line
+(``taking``), gives its place back, and writes the item's fate into the books (``books``).
+``registry`` has the lanes that may send, ``inside`` the threads and tasks that wait.
 
 Rule 1: all state that threads share lives in this folder.
 Rule 2: this folder knows no event loop and no socket. (``home`` holds what reaches the loop;
 ``request`` has two coroutines, which use anyio.)
-Rule 3: nothing of the user's runs while we are between two states: not their callbacks, and not
-their destructors either.
-Rule 4: nothing here waits, except for ``Inside.wait_until_left``, and nothing that a sender or a
-receiver calls takes a lock that could make it wait. (An end that has an inlet takes the lock of the
-list of those who wait in C: for a few instructions each, see ``_native/sender.c``.) A call that is
-interrupted between two bytecodes, by another thread or by a signal handler or a finalizer on the
-same thread that sends too, has left a state that everybody else can go on from.
+Rule 3: no code of the user runs while we are between two states: no callback, and no destructor
+either.
+Rule 4: nothing here waits, except for ``Inside.wait_until_left``. No function that a sender or a
+receiver calls takes a lock that could make it wait. (The end of a hub that has an inlet takes the
+lock of the list of the threads that wait in C, for a few instructions each: see
+``_native/sender.c``.) A call may be interrupted between two bytecodes: by another thread, or by a
+signal handler or a finalizer on the same thread, which may send, too. In each of these places it
+leaves a state from which all others can go on.
 
-Where an inlet docks, a ring that threads without Python write into (``inlets``). It is armed with
-the bell (by whoever calls ``Bell.arm``), looked at with the line (``entries``), drained when items
-are taken (``taking``), handed back with what its lane has queued (``take_back``; at the end,
-``Inlets.clear``), and told of the end as one who waits (``Inside.refuse``); the hub's loop watches
-its descriptor (``WayIn``). Whoever else looks at the line (an iteration, a handler that is called
-in the wake) comes here when it is empty.
+Where an inlet docks. An inlet is a ring into which threads without Python write (``inlets``). It is
+
+* armed with the bell, in ``_receiving`` (``Sleepers``, ``Alarm.reset``);
+* counted with the line (``entries``), and drained when items are taken (``taking``);
+* handed back with the queued items of its lane (``take_back``; at the end, ``Inlets.clear``);
+* refused as a waiter is (``Inside.refuse``);
+* watched by the hub's loop, through its descriptor (``WayIn``).
+
+An iteration, or a handler that is called in the wake, looks at the line by itself. When the line is
+empty, it calls the mailbox, which looks at the inlets, too.
 
 Another inlet is another ``Ring`` (the protocol in ``inlet``) that rings the ``Bell`` of
-``Inlets``: give it to ``Inlets.add``, and all of that follows. ``Docks._inlets`` makes the
-``Inlets`` with the first one, sets ``line.beside``, and ``line.tagged`` to True, so that
-receivers look beyond the line, and has the descriptor watched (``_dock``).
+``Inlets``: give it to ``Inlets.add``, and all of that follows. ``Docks._inlets`` in ``_hub/docks``
+makes the ``Inlets`` with the first one. It sets ``line.beside``, and ``line.tagged`` to True, so
+that receivers look beyond the line. Then it calls ``_dock``, which has the descriptor watched
+(``Hub._dock`` in ``_hub/hub``), or waited at (``PolledHub._dock`` in ``_hub/polled``).
 
-What is always true: sent = received + queued + dropped + undelivered, for the hub and for each name
-that a source has, or has had (see ``books``).
+Always true: sent = received + queued + dropped + undelivered, for the hub and for each name that a
+source has, or has had (see ``books``).
 """
 
 from __future__ import annotations
@@ -62,7 +68,7 @@ class Mailbox(Taking):
     """A bounded queue with all that belongs to it. See the head of this file."""
 
     __slots__ = (
-        "__dict__",  # for what few hubs have
+        "__dict__",  # for attributes that few hubs have
         "__weakref__",
         "bell",
         "books",
@@ -87,10 +93,10 @@ class Mailbox(Taking):
         self.reports: Reports = self.books.reports
         self.places: Places = make_places(limit, overflow, self.line, self.bell, self.books)
         self.overflow: Overflow = overflow
-        # The places with which senders and sleeping receivers meet, if any do: see ``NoPlaces``.
+        # The places where senders meet sleeping receivers, if there are any: see ``NoPlaces``.
         self.meeting: Places = self.places
         self.inside: Inside = Inside()
-        # Of the hub's own portal.
+        # The lane of the hub's own portal.
         self.root: Lane = Root(UNREGISTERED, {} if self.places.tickets else None, self.places)
         self.registry: Registry = Registry(self.bell, self.inside, self.root)
         self.home: Home = Home()
@@ -109,10 +115,10 @@ class Mailbox(Taking):
             waiter.refuse(refusal)
 
     def enter(self, question: Question) -> None:
-        """Enter *question*; from now on its end is sure. Raises if its lane was closed."""
+        """Enter *question*; from now on the end of the hub settles it. Raises if it is refused."""
         refusal = self.inside.enter(question)
         if refusal is not None:
-            question.settle("released", refusal)  # so it does not count as given up
+            question.settle("released", refusal)  # so it does not count as abandoned
             raise refusal(question.lane)
 
     def ask(self, question: Question, item: object) -> None:
@@ -125,7 +131,7 @@ class Mailbox(Taking):
         if lane.places.put(lane, request):
             question.look_again()
             return
-        # Nobody needs to be woken when it is accepted: the asker waits for the answer.
+        # Its acceptance wakes no thread: the asker waits for the answer.
         waiter = WaitForPlace(lane, request, question.call, _nobody)
         question.waiting = waiter
         refusal = lane.refusal  # read after the question knows that it waits: see ``refuse``
@@ -137,7 +143,7 @@ class Mailbox(Taking):
             lane.places.step_out(waiter)
 
     def leave(self, waiter: WaitForPlace | Question) -> None:
-        """Called by the one who has waited, whatever came of it."""
+        """End the stay of *waiter*, whatever its outcome. In the thread or task that has waited."""
         waiting = waiter.waiting
         if waiting is not None:
             waiter.waiting = None  # for a question, that is its wait for a place, with its request
@@ -147,7 +153,7 @@ class Mailbox(Taking):
     # -- lanes and their end: from any thread ------------------------------------------------------
 
     def make_places(self, limit: float | None, overflow: Overflow | None) -> Places:
-        """The places for a source: the hub's if both are None. If one is, it is as the hub's.
+        """Return the places for a source: the hub's if both are None. A single None: as the hub's.
 
         :raises ValueError: as ``policies.make_places``
         """
@@ -161,14 +167,14 @@ class Mailbox(Taking):
     def _meet(self, places: Places) -> Places:
         """Let senders with 0 places of their own meet the receivers that sleep. See ``NoPlaces``.
 
-        These are the hub's, so all such senders share the seats, and those who wait form one line.
+        The receivers are the hub's, so all such senders share the seats, and wait in one line.
         """
         meeting = self.places
         if meeting.limit or not meeting.blocks:
             meeting = make_places(0, "block", self.line, self.bell, self.books)
             if not self.places.limit:
                 meeting.free = self.places.free
-            # Two threads may get here at once: the first one's is everybody's.
+            # Two threads may get here at once: both use the one that was entered first.
             meeting = self.__dict__.setdefault("meeting of sources", meeting)
             self.meeting = meeting
             self.bell.ring()  # receivers that sleep already make seats now
@@ -183,7 +189,7 @@ class Mailbox(Taking):
         return self.registry.open_lane(source, self.places if places is None else places)
 
     def keep_lane(self, source: Source, limit: float | None, overflow: Overflow | None) -> Lane:
-        """Make a lane with places of its own that is nobody's portal: see ``Registry``."""
+        """Make a lane with places of its own that belongs to no portal: see ``Registry``."""
         self.line.tagged = True  # before its first turn can be found
         return self.registry.keep_lane(source, self.make_places(limit, overflow))
 
@@ -211,14 +217,15 @@ class Mailbox(Taking):
     # -- turns: in the receiving thread ------------------------------------------------------------
 
     def receive_beside(self) -> Any:
-        """For an iteration: what it receives from beside the line by a closer look, or NOTHING."""
+        """For an iteration: take an item from the inlets by a closer look. NOTHING if none."""
         taken = None if self.inlets is None or self.ended else self.inlets.take(False)
         return NOTHING if taken is None else taken[1]
 
     def begin_turn(self, beside: Beside) -> bool:
-        """For an iteration that finds the line busy: it takes the next IN_TURN items from there.
+        """Let an iteration take the next IN_TURN items from the line, while the line has some.
 
-        False if the hub has ended. If it ends after that, the turn goes with *beside*.
+        False if the hub has ended. If it ends after that, *beside* is replaced, and with it the
+        turn.
         """
         if beside is ENDED or self.ended:
             return False
@@ -228,11 +235,11 @@ class Mailbox(Taking):
     # -- the end: from any thread ------------------------------------------------------------------
 
     def end(self, refusal: Refusal) -> None:
-        """Refuse everything, release everybody; nobody is going to receive any more. Idempotent.
+        """Refuse all items, release all waiters; nothing is received any more. Idempotent.
 
-        What a callback of an asker's future raises, such as SystemExit, is raised after all that.
+        A callback of an asker's future may raise, for example SystemExit: that is raised last.
         """
-        self.line.beside = ENDED  # an iteration looks from now on whether this has ended
+        self.line.beside = ENDED  # from now on, iterations check ``ended``
         self.registry.end(refusal)
 
     @property
@@ -241,34 +248,36 @@ class Mailbox(Taking):
 
     @property
     def refusal(self) -> Refusal | None:
-        """Why nobody may send any more."""
+        """Why no portal may send any more; None while portals may."""
         return self.registry.refusal
 
     def sweep(self) -> None:
-        """Hand back everything that is queued, and whatever may still come. The last step.
+        """Hand back all queued items, and those that may still come. The last step.
 
-        A sender that was on its way into ``put`` when everybody was refused may put its item even
+        A sender that was on its way into ``put`` when all lanes were refused may put its item even
         now. Then it finds our function in the bell, where each sender looks after putting, and
         sweeps. If it looked into the bell before our first line, its item was put by then, and we
         find it. It is the argument of the bell once more.
         """
-        self.bell.close(partial(_sweep_again, ref(self)))  # a thread that still sends holds it
+        # Each sending thread holds the mailbox, so a weak reference will do.
+        self.bell.close(partial(_sweep_again, ref(self)))
         if self.line.entries:
             self._hand_back_all()
         if self.root.items:
             self.take_back(self.root)
         for lane in [*self.registry.lanes]:
             self.take_back(lane)  # an item whose turn is yet to come, or was lost to a Ctrl-C
-            lane.source.lanes.clear()  # they refer to each other; so nothing needs a collector
+            lane.source.lanes.clear()  # break the reference cycle, so that no collector is needed
             lane.source.kept.clear()
         self._empty_lent()
 
     def lend(self, held: list[Any] | dict[int, Any] | Inlets) -> None:
-        """Empty *held* when the hub has ended. From any thread.
+        """Have *held* emptied when the hub has ended. From any thread.
 
-        It is what somebody holds who stays for as long as the process, so that the hub need not.
-        We enter it, and *then* read whether the hub was swept. The sweep closes the bell, and
-        *then* empties what it finds. So either it finds ours, or we read that.
+        For what an object holds that lives as long as the process: it must not keep the user's
+        objects for so long. And for the inlets, whose ``clear`` hands back. We enter *held*, and
+        *then* read whether the hub was swept. The sweep closes the bell, and *then* empties the
+        entries that it finds. So either it finds ours, or we read that the hub was swept.
         """
         self.lent.append(held)
         if self.swept:
@@ -277,15 +286,15 @@ class Mailbox(Taking):
     def _empty_lent(self) -> None:
         while self.lent:
             try:
-                # The oldest: first the inlets, and then what makes items of what they hand back.
+                # The oldest first: the inlets hand back before their unpack functions are dropped.
                 held = self.lent.pop(0)
             except IndexError:
-                return  # another thread does it, too
+                return  # another thread empties the list, too
             held.clear()
 
     @property
     def swept(self) -> bool:
-        """Has the last step begun?"""
+        """Has the last step, ``sweep``, begun?"""
         return self.bell.last is not None
 
     def _hand_back_all(self) -> None:
@@ -303,16 +312,16 @@ class Mailbox(Taking):
         for source in self.registry.sources.values():
             source.retire("hub")
         for lane in self.registry.lanes:
-            lane.source.on_undelivered = None  # the child may be forked while items are handed back
+            lane.source.on_undelivered = None  # the fork may come while items are handed back
             lane.places.forget()
         mine = self.inside.forget()
         self.bell.forget()
         self.places.forget()
         if self.inlets is not None:
             self.inlets.rung = False
-        self.inlets = None  # its rings know a fork when they see one
+        self.inlets = None  # its rings detect the fork by themselves
         self.end(other_process)
-        self.registry.refusal = other_process  # also if the parent has begun to end it
+        self.registry.refusal = other_process  # also if the parent has begun to end the hub
         self.home.thread = None
         for waiter in mine:
             waiter.refuse(other_process)

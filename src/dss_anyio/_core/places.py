@@ -1,11 +1,12 @@
-"""The places for items, and who waits for one.
+"""The places for items, and the senders that wait for a place.
 
-Invariants: ``free + used == limit``; nobody waits while a place is free.
+Invariants: ``free + used == limit``; no sender waits while a place is free.
 
-A lane has a ``Places``, which it may share with others: all lanes of a hub share the hub's, but for
-those of a source with a bound of its own; these share that source's. Neither sort takes a place of
-the other, and all stand in one line. ``put`` brings an item in, ``leave`` says that one has left.
-There is one subclass for each policy: see ``policies``.
+Each lane has a ``Places``, and may share it with other lanes. The lanes of a source with a bound of
+its own share that source's ``Places``; all other lanes of a hub share the hub's. No lane takes a
+place of a ``Places`` that is not its own. All items stand in one line. ``put`` takes a place and
+puts an item; ``leave`` gives the place of an item back. There is one subclass for each policy: see
+``policies``.
 
 Why the bound is exact: each place is made once. (Those in ``_rest`` are made later, by one step
 that empties an iterator.) A sender takes a place out of ``free`` in one step
@@ -14,9 +15,9 @@ line first, and gives the place back afterwards. If either is interrupted in bet
 a place too few, never one too many.
 
 Why no sender is forgotten: a sender that found no place enters ``waiting``, and *then* tries to
-take one. A thread that gives a place back does so, and *then* looks at ``waiting``. Both act on
-``free`` in one step: if the sender's is first, the other one finds it in ``waiting``; if not, the
-sender finds the place. The thread that gave the place back puts the item of a sender that waits;
+take a place. A thread gives a place back, and *then* looks at ``waiting``. Both act on ``free`` in
+one step: if the sender's step is first, the other thread finds the sender in ``waiting``; if not,
+the sender finds the place. The thread that gave the place back puts the item of a waiting sender;
 the sender only wakes, and returns.
 """
 
@@ -45,7 +46,8 @@ from .waiter import InTurn, WaitForPlace
 FEW, MANY = 8, 4096  # with more than few and at most many places, few are made at first
 _FEW = (None,) * FEW
 _pile: type[list[None]] = cast("Any", deque) if sys.version_info[:2] == (3, 11) else list
-_nobody: InTurn[WaitForPlace] = InTurn()  # who waits, where nobody can: there may be many sources
+# Shared empty list for policies under which no sender waits: there may be many sources.
+_nobody: InTurn[WaitForPlace] = InTurn()
 
 
 class Places:
@@ -53,7 +55,7 @@ class Places:
 
     __slots__ = ("_bell", "_line", "_rest", "books", "free", "limit", "vacated", "waiting")
 
-    # Does a sender that finds no place wait for one, instead of something being dropped?
+    # Does a sender that finds no place wait for one? Otherwise an item is dropped.
     blocks = False
     # Has each item a ticket, with which it may leave from the middle of the line? See ``line``.
     tickets = False
@@ -72,9 +74,9 @@ class Places:
             self._rest, self.free = iter(rest), _pile(_FEW)
         else:
             self.free = None if limit == math.inf else _pile([None]) * int(limit)
-        # Where the place of an entry is put back; None if places do not last.
+        # The list into which the place of an entry is put back; None if ``leave`` puts none back.
         self.vacated: list[None] | None = self.free
-        # Those who wait for a place.
+        # The senders that wait for a place.
         self.waiting: InTurn[WaitForPlace] = InTurn() if self.blocks else _nobody
 
     # -- putting: from any thread, at any bytecode -------------------------------------------------
@@ -102,12 +104,12 @@ class Places:
         return True
 
     def _make_rest(self) -> None:
-        """Have all places in ``free``, or in use. From any thread.
+        """Make the places that were not made yet: then all are in ``free``, or in use.
 
-        Most hubs need only a few at a time, and to make and free 1,024 is a tenth of a hub's life.
-        The rest is in an iterator, from which nothing takes but this one step. Two threads may do
-        it: the second one finds nothing left. A thread forgets the iterator after that step;
-        so if it is forgotten, all places are made.
+        From any thread. Most hubs need only a few places at a time, and to make and free 1,024 is a
+        tenth of a hub's life. So the rest is in an iterator, which only this one step empties. Two
+        threads may do it: the second one finds nothing left. A thread forgets the iterator after
+        that step. So if it is forgotten, all places are made.
         """
         rest = self._rest
         if rest is not None and self.free is not None:
@@ -130,12 +132,12 @@ class Places:
             if not (was_put and isinstance(exc, OUT_OF_MEANS)):
                 self.mishap(lane, exc)
                 raise
-            # It was accepted, and the function is in the bell still. The next sender calls it.
+            # The item was accepted, and the function is still in the bell for the next sender.
 
     def put_many(self, lane: Lane, batch: list[Any], start: int) -> int:
         """Accept as many of *batch*, from index *start* on, as there are places; return how many.
 
-        They are put one after the other, with no other sender's in between, and cause one wake.
+        They are put in their order, with no other sender's item in between, and cause one wake.
         """
         reach(A_LITTLE_STACK)
         many = self._take_places(len(batch) - start)
@@ -144,7 +146,7 @@ class Places:
             try:
                 whole = many == len(batch)
                 put = self._line.put_many(lane, batch if whole else batch[start : start + many])
-                if put < many:  # there is no more memory: the caller comes back with the others
+                if put < many:  # memory has run out: the caller calls again for the others
                     many, unused = put, many - put
                     self._give_back(unused)
                 was_put = True
@@ -170,7 +172,7 @@ class Places:
             deque(starmap(self.free.pop, calls), maxlen=0)  # keeps nothing, so it needs no memory
         except IndexError:
             return many - length_hint(calls) - 1  # less the call that has found none
-        except MemoryError:  # in a call that may have taken a place, or not: better one too few
+        except MemoryError:  # the failed call may have taken a place: give back rather one too few
             self._give_back(max(0, many - length_hint(calls) - 1))
             raise
         return many
@@ -182,21 +184,22 @@ class Places:
         if not isinstance(exc, MemoryError):
             self.mend(lane)
         else:
-            self._give_back(1)  # the item was not put, and nobody may miss its place
+            self._give_back(1)  # the item was not put, so its place must not stay taken
 
     def _give_back(self, unused: int) -> None:
-        """Give back so many places, in which nothing was put."""
+        """Give back as many places as were taken for no item."""
         if self.free is not None:
             self.free.extend(repeat(None, unused))
             if self.waiting:
                 self.admit()
 
     def mend(self, lane: Lane) -> None:
-        """A signal handler has raised in a sender. Was its turn put? Has it rung?
+        """Repair *lane* after a signal handler has raised in a sender.
 
-        We cannot tell. If the item was put without its turn, each later item of the lane would come
-        one turn late. So put a turn; if there was one, this becomes a husk that nobody has counted.
-        And ring: at worst the wake is spurious.
+        We cannot tell whether the sender has put its turn, and has rung. If the item was put
+        without its turn, each later item of the lane would come one turn late. So put a turn; if
+        there was one, this becomes a husk that is not counted. And ring: at worst the wake is
+        spurious.
         """
         if lane.items is not None:
             self._line.entries.append(lane)
@@ -205,7 +208,7 @@ class Places:
     # -- taking: in the receiving thread -----------------------------------------------------------
 
     def claim(self, ticket: Ticket) -> list[Any]:
-        """Take out the item of *ticket*: see ``policies.DropOldest``, which alone gives tickets."""
+        """Take out the item of *ticket*: see ``policies.DropOldest``, the only class with them."""
         raise NotImplementedError
 
     def leave(self, many: int = 1) -> None:
@@ -218,7 +221,7 @@ class Places:
     # -- with 0 places: see ``policies.NoPlaces`` --------------------------------------------------
 
     def seat(self, sleepers: int, roused: int = 0) -> None:
-        """Nothing: only with 0 places does a receiver that sleeps make one."""
+        """Does nothing: only with 0 places does a sleeping receiver make a place."""
 
     def meet_sender(self) -> bool:
         return False
@@ -226,26 +229,26 @@ class Places:
     # -- waiting for a place: from any thread ------------------------------------------------------
 
     def wait(self, waiter: WaitForPlace) -> None:
-        """Enter *waiter*, and put its item as soon as there is a place: perhaps in here."""
+        """Enter *waiter*. Its item is put as soon as there is a place: perhaps in this call."""
         reach(STACK_TO_ADMIT)  # before it is entered
         self.waiting[waiter] = True
         self.admit()
 
     def step_out(self, waiter: WaitForPlace) -> None:
-        """*waiter* waits no longer, whatever came of it."""
-        if not waiter.accepted:  # else it was taken out
+        """End the wait of *waiter*, whatever its outcome."""
+        if not waiter.accepted:  # else ``admit`` has taken it out
             waiter.withdraw()
             self.waiting.leave(waiter)
             if not waiter.accepted:
-                waiter.item = None  # freed with its sender, who has it
+                waiter.item = None  # the sender still has it, and frees it
 
     def admit(self) -> None:
-        """Give free places to those who wait, in their order.
+        """Give free places to the waiting senders, in their order.
 
-        :raises RecursionError: now, while nothing has happened
+        :raises RecursionError: if there is too little stack; nothing has changed
         """
         free = self.free
-        reach(STACK_TO_ADMIT)  # or a place, or a waiter, could get lost in our hands
+        reach(STACK_TO_ADMIT)  # else the place or the waiter that we hold could get lost
         while self.waiting and free is not None:
             try:
                 free.pop()
@@ -254,9 +257,9 @@ class Places:
             while True:
                 waiter = self.waiting.take_first()
                 if waiter is None:
-                    free.append(None)  # and look again: one may have come while we held it
+                    free.append(None)  # and look again: a waiter may have come while we held this
                     break
-                if waiter.accept():  # else it waits no longer
+                if waiter.accept():  # else it has stopped waiting
                     self._put_waiting(waiter)
                     break
 
@@ -272,5 +275,5 @@ class Places:
         waiter.wake()
 
     def forget(self) -> None:
-        """In a forked child: those who wait do so in the parent."""
+        """In a forked child: the waiting senders are threads of the parent."""
         self.waiting.clear()

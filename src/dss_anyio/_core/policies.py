@@ -4,11 +4,11 @@ Where another policy goes: a class here, its name in ``Overflow``, and the class
 (With 0 places, ``make_places`` takes one of the last two classes.) The class says
 
 * in ``blocks`` whether a sender that finds no place waits;
-* in ``overflow`` what becomes of an item that finds no place: True if that was seen to, False if
-  its sender has to wait. If no sender may wait, the class derives from ``DropNewest``, whose
+* in ``overflow`` what happens to an item that finds no place: True if it was handled, False if its
+  sender has to wait. If no sender may wait, the class derives from ``DropNewest``, whose
   ``put_many`` puts one item after the other;
-* if an item may leave from the middle of the line, as in ``DropOldest``: how it gets a ticket, and
-  ``claim``, which takes it out.
+* if an item may leave from the middle of the line, as in ``DropOldest``: how the item gets a
+  ticket, and ``claim``, which takes the item out.
 
 The queue of a native sender knows each policy by a number: see ``_POLICIES`` in ``_portal/native``,
 and ``dss_ring_put`` in ``_native/ring.c``.
@@ -68,17 +68,18 @@ class DropNewest(Places):
 
 
 class DropOldest(DropNewest):
-    """``"drop_oldest"``: an item that finds no place gets that of the oldest, which is dropped.
+    """``"drop_oldest"``: an item that finds no place drops the oldest item, and gets its place.
 
-    The oldest of those that share these places: of the hub, or of one source. Others may stand
-    before it in the line, so each item has a ticket (see ``line``). Whoever takes the item out of
-    its lane, by its ticket, has it: a receiver, a sender that drops it, or one that takes it back.
+    That is the oldest of the items that share these places: of the hub, or of one source. Other
+    items may stand before it in the line, so each item has a ticket (see ``line``). The thread that
+    takes the item out of its lane, by its ticket, has it: a receiver, a sender that drops it, or a
+    thread that takes it back.
 
-    If no item is queued either, where are the places? Not with the receiver: it takes an item out
-    and puts its place back in one single step (``claim``). So either they have just come back; or
-    they are all in the hands of other senders, whose items come after ours: then ours is the
-    oldest. So the newest item is never lost. (Without the GIL, that one step may be cut where it
-    has to wait for a mutex: see "What is not promised" in ``docs/reliability.md``.)
+    What if a sender finds neither a place nor a queued item? The receiver has no place: it takes an
+    item out and puts its place back in one single step (``claim``). So either the places have just
+    come back; or other senders have them all, and their items come after ours: then ours is the
+    oldest, and is dropped. So the newest item is never lost. (Without the GIL, that one step may be
+    cut where it has to wait for a mutex: see "What is not promised" in ``docs/reliability.md``.)
     """
 
     __slots__ = ("order", "pile")
@@ -119,8 +120,8 @@ class DropOldest(DropNewest):
                     return True
             dropped = oldest.lane.items.pop(oldest, ABSENT)
             if dropped is not ABSENT:
-                break  # its place is ours; nothing of the user's runs until it is used
-            oldest = None  # another one has it, and has put its place back
+                break  # its place is ours; no code of the user runs until it is used
+            oldest = None  # another thread has the item, and has put its place back
         if oldest is not None:
             self._line.drop_ticket(oldest)
         try:
@@ -134,8 +135,8 @@ class DropOldest(DropNewest):
     def _take_oldest(self) -> Ticket | None:
         if self.limit > 1:
             return self.order.take_first()
-        # The same, at a third of the price. There may be a second one, if a receiver has the item
-        # of the first already and takes out its ticket only now: so any of them will do.
+        # The same, at a third of the price. There may be a second ticket, if a receiver has the
+        # item of the first already and takes out its ticket only now: so either will do.
         try:
             return self.order.popitem()[0]
         except KeyError:
@@ -151,7 +152,7 @@ class DropOldest(DropNewest):
             self.order[ticket] = True
             line.put_ticket(ticket)
             was_put = True
-            if ticket not in items:  # it was dropped before it was there
+            if ticket not in items:  # the item was dropped before the ticket was in the line
                 line.drop_ticket(ticket)
             if self._bell.armed:
                 self._bell.ring()
@@ -159,14 +160,14 @@ class DropOldest(DropNewest):
             if was_put and isinstance(exc, OUT_OF_MEANS):
                 return  # as in ``Places._put_in_place``
             if not was_put:
-                # No function of ours is called: this may be the end of the stack.
+                # This calls no function in Python: the stack may be at its end.
                 line.tickets.pop(ticket, None)
                 if ticket.mark is not None:
                     ticket.mark.tickets.pop(ticket, None)
                 self.order.pop(ticket, None)
-                # If it is not there, another one may have taken it out, and its place with it. (Or
-                # a signal handler has raised before it was there. We cannot tell: its place is lost
-                # then.)
+                # If the item is not there, another thread may have taken it out, and its place with
+                # it. (Or a signal handler has raised before it was put. We cannot tell the two
+                # apart, so the place is lost then.)
                 never_there = not was_listed and isinstance(exc, OUT_OF_MEANS)
                 if items.pop(ticket, ABSENT) is not ABSENT or never_there:
                     self.pile.append(None)
@@ -175,7 +176,7 @@ class DropOldest(DropNewest):
             raise
 
     def claim(self, ticket: Ticket) -> list[Any]:
-        """Take out the item of *ticket*, and give its place back. Empty: another one has it.
+        """Take out the item of *ticket*, and give its place back. Empty: another thread has it.
 
         ``append`` returns None, and a place is a None: so ``extend`` moves the item out and gives
         its place back without a bytecode between them, at which a sender would find neither.
@@ -206,11 +207,12 @@ class NoPlaces(Places):
         self.vacated = None  # an item that leaves the line gives no place back: see ``seat``
 
     def seat(self, sleepers: int, roused: int = 0) -> None:
-        """Let as many senders in as receivers sleep. In the receiving thread.
+        """Let in as many senders as receivers sleep. In the receiving thread.
 
-        What is in the line is for the *roused* first: those who were woken and have not run since.
-        A sender that took a place and has not put its item yet is not seen here. At worst an item
-        waits for the next receiver, as it also does if its receiver is cancelled at that moment.
+        The items in the line are first for the *roused*, the receivers that were woken and have not
+        run since. We cannot see a sender that took a place and has not put its item yet. At worst
+        an item waits for the next receiver, as it also does if its receiver is cancelled at that
+        moment.
         """
         free = self.free
         assert free is not None
@@ -226,7 +228,7 @@ class NoPlaces(Places):
             self.admit()
 
     def meet_sender(self) -> bool:
-        """Let the one who has waited longest put its item. Is there one now?"""
+        """Let in the sender that has waited longest. Return whether the line has an item now."""
         if not self.waiting:
             return False
         assert self.free is not None
@@ -269,7 +271,7 @@ def make_places(limit: float, overflow: Overflow, line: Line, bell: Bell, books:
 
     :raises ValueError: if *limit* is negative, not whole or too large, or *overflow* is unknown
     """
-    # (By type, because True and 1.0 are no number of places, and 1 is.)
+    # (By type, because True and 1.0 are equal to 1, and are no number of places.)
     known = _known.get((limit, overflow)) if type(limit) is int and type(overflow) is str else None
     kind, rest = _kind(limit, overflow) if known is None else known
     return kind(limit, line, bell, books, rest)

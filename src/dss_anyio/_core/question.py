@@ -1,7 +1,7 @@
-"""A question: what an asker waits for.
+"""A question: an asker waits until it is settled.
 
-Invariant: a question is settled once, in one of five ways. ``ENDINGS`` lists them, and what the
-asker gets; ``Question.settle`` is the only way in.
+Invariant: a question is settled once, in one of five ways. ``ENDINGS`` lists them, with the value
+or the exception that the asker gets. Only ``Question.settle`` settles.
 
 ============== =============================================== ==============================
 ending         brought about by                                what the asker gets
@@ -18,8 +18,8 @@ ending         brought about by                                what the asker ge
                cancelled
 ============== =============================================== ==============================
 
-There is no sixth. A question is answered or refused by somebody who holds its token (``request``).
-If nobody holds the token any more, the question is unanswered. If somebody holds it for ever, the
+There is no sixth. A thread that holds the token (``request``) answers or refuses the question. When
+nothing refers to the token any more, the question is unanswered. If the token is held for ever, the
 asker gives up, or the hub ends.
 """
 
@@ -47,8 +47,8 @@ Ending: TypeAlias = Literal["answered", "refused", "unanswered", "released", "ab
 
 
 class _Kind(NamedTuple):
-    given_up: bool  # does nobody want the answer any more, so that the work on it should stop?
-    # Makes the asker's exception of the value.
+    given_up: bool  # True if no asker wants the answer any more: the work on it should stop
+    # Makes the asker's exception from the value of the outcome.
     error: Callable[[Any, Question], BaseException] | None
 
 
@@ -83,11 +83,11 @@ class RequestStatistics(NamedTuple):
     unanswered: int  #: the token was forgotten, its block left, or the request dropped
     released: int  #: the hub ended, or the portal was aborted
     abandoned: int  #: the asker gave up
-    open: int  #: somebody waits for the answer
+    open: int  #: the asker still waits for the answer
 
 
 def count_requests(counts: Counters) -> RequestStatistics:
-    asked = counts.value_of("asked")  # before the others: no ending is counted before its question
+    asked = counts.value_of("asked")  # first, or a question that comes and ends now would be open
     answered, refused, unanswered, released, abandoned = map(counts.value_of, ENDINGS)
     ended = answered + refused + unanswered + released + abandoned
     waiting = max(0, asked - ended)
@@ -95,10 +95,10 @@ def count_requests(counts: Counters) -> RequestStatistics:
 
 
 class Question(Waiter):
-    """What an asker waits for. Settled once, with the first ending that anybody comes with.
+    """A question, settled once: of all threads that settle it, the first one decides the ending.
 
-    *wake* wakes the asker. It returns False if the asker has gone, and is called once; a second
-    time only if the first call has failed: struck by Ctrl-C, or out of stack or memory.
+    *wake* wakes the asker. It returns False if the asker has gone. It is called once; a second time
+    only if the first call has failed: struck by Ctrl-C, or out of stack or memory.
     """
 
     __slots__ = ("_called_off", "_counts", "_outcome", "_timeout", "_untold", "_watchers")
@@ -111,7 +111,7 @@ class Question(Waiter):
         timeout: float | None = None,
         counts: Counters | None = None,
     ) -> None:
-        # What the base's ``__init__`` does, written out: one is made for each request and call.
+        # The base's ``__init__``, written out: each request and each call makes a question.
         self.lane: Lane = lane
         self.call: str = call
         self.since: float = monotonic()
@@ -131,14 +131,14 @@ class Question(Waiter):
     # -- settling it: from any thread, at any bytecode ---------------------------------------------
 
     def settle(self, ending: Ending, value: object = None) -> bool:
-        """Settle it with *ending*. False if it has ended before, or if the asker has just gone."""
+        """Settle it with *ending*. False if it was settled before, or if the asker has gone."""
         outcome = (ending, value)
         try:
             if self._outcome.setdefault(None, outcome) is not outcome:  # see ``Once.decide``
                 return False
             return self._tell(ending)
         except BaseException:  # Ctrl-C has struck in here, or there is no stack left
-            # No function of ours is called before it is written down: the stack may be at its end.
+            # We call no function before we have written ``_untold``: the stack may be at its end.
             if self._outcome.get(None) is outcome:
                 # If this fails again, the end of the hub (``refuse``) wakes the asker.
                 self._untold = True
@@ -156,7 +156,7 @@ class Question(Waiter):
             except RecursionError:
                 raise  # a RuntimeError as well
             except RuntimeError:
-                pass  # it was woken before (an unlocked lock), or its event loop is gone
+                pass  # it was woken before (its lock is unlocked), or its event loop is gone
             if not there:
                 ending = "abandoned"
                 self._outcome[None] = (ending, None)
@@ -168,10 +168,10 @@ class Question(Waiter):
         return there
 
     def fail(self, exc: BaseException) -> bool:
-        """End it with an exception that somebody's function has raised.
+        """Settle it with an exception that the user's function has raised.
 
-        An exception that ends the program goes on to do that where it was raised, so the asker
-        gets its twin. An exception with which an event loop cancels its tasks stays in that loop.
+        An exception that ends the program goes on in the thread where it was raised, so the asker
+        gets a copy. An exception by which an event loop cancels its tasks stays in that loop.
         """
         if isinstance(exc, Exception):
             return self.settle("refused", exc)
@@ -181,7 +181,7 @@ class Question(Waiter):
         return self.settle("refused", twin(others) if ends_the_program(exc) else others)
 
     def refuse(self, refusal: Refusal) -> None:
-        """Its portal or the hub was closed. After a graceful close, what was accepted goes on."""
+        """Its portal or the hub was closed. After a graceful close, an accepted request goes on."""
         waiting = self.waiting
         accepted = waiting is None or not waiting.withdraw()
         if accepted and is_graceful(refusal):
@@ -192,11 +192,11 @@ class Question(Waiter):
             self._tell(outcome[0])
 
     def look_again(self) -> None:
-        """Its request was put just now. Was its portal closed gracefully meanwhile?
+        """Release the asker if its portal was closed while its request was being put.
 
         Then the receiver may have seen the end of the stream before the request was there, and does
-        not look again. If the portal was not closed yet, the request was put before the end could
-        be seen.
+        not look again. If the portal is not closed yet, the request was put before the receiver
+        could see the end.
         """
         refusal = self.lane.refusal
         if refusal is not None:
@@ -210,12 +210,12 @@ class Question(Waiter):
 
     @property
     def outcome(self) -> tuple[Ending, Any] | None:
-        """How it has ended, and with what value; None if it has not."""
+        """Its ending and the value; None while it is open."""
         return self._outcome.get(None)
 
     @property
     def given_up(self) -> bool:
-        """Does nobody wait for the answer any more?"""
+        """Was it settled because the asker gave up or was released?"""
         outcome = self._outcome.get(None)
         return outcome is not None and ENDINGS[outcome[0]].given_up
 
@@ -226,9 +226,9 @@ class Question(Waiter):
         return None if timeout is None else max(0.0, self.since + timeout - monotonic())
 
     def result(self) -> Any:
-        """Return what the asker gets, or raise it. For the asker, once."""
+        """Return the answer, or raise the asker's exception. For the asker, once."""
         ending, value = self._outcome[None]
-        self._outcome[None] = (ending, None)  # the traceback of an exception leads back to here
+        self._outcome[None] = (ending, None)  # the traceback of an exception refers to us
         error = ENDINGS[ending].error
         if error is None:
             return value
@@ -238,7 +238,7 @@ class Question(Waiter):
             del value
 
     def finish(self, future: Future[Any]) -> bool:
-        """Hand the outcome to *future*. False if that was cancelled before."""
+        """Hand the outcome to *future*. False if *future* was cancelled before."""
         ending, value = self._outcome[None]
         if future.done() and not future.cancelled():
             return True
@@ -256,14 +256,15 @@ class Question(Waiter):
         self._wake = _nobody  # it refers to the future, which may refer to us
         return True
 
-    # -- who wants to know that it was given up ----------------------------------------------------
+    # -- watchers: called when it is given up ------------------------------------------------------
 
     def watch(self, watcher: Callable[[], object]) -> object:
-        """Call *watcher* once nobody wants the answer any more; at once if that is so already.
+        """Call *watcher* when the question is given up; at once if it was given up before.
 
-        This enters the watcher, and then looks. An asker that gives up writes that down, and then
-        looks for watchers. Both act on the watchers in one step: if ours is first, the other thread
-        finds the watcher; if not, we read what it has written. Returns a key for ``unwatch``.
+        We enter the watcher, and *then* read whether the question was given up. An asker that gives
+        up writes that down, and *then* looks for watchers. Both act on the watchers in one step: if
+        ours is first, the other thread finds the watcher; if not, we read the outcome that it has
+        written. Returns a key for ``unwatch``.
         """
         key = object()
         self._watchers[key] = watcher
@@ -272,7 +273,7 @@ class Question(Waiter):
         return key
 
     def call_off(self) -> None:
-        """Nobody wants the answer any more, but the asker waits until the work on it has ended."""
+        """Have the work on the answer cancelled; the asker waits until that work has ended."""
         self._called_off = True  # before the look for watchers
         self._tell_watchers()
 

@@ -1,15 +1,15 @@
-"""Who may send: the open lanes, the registered sources, and the end of the stream.
+"""The registry: the open lanes, the registered sources, and the end of the stream.
 
-Invariant: once something is refused it stays refused; when no lane is open any more, and only then,
-the stream has ended.
+Invariants: a lane that refuses never accepts again; the stream has ended when no lane is open any
+more, and only then.
 
-A thread that opens a lane enters it, and *then* reads whether everybody is refused. A thread that
-refuses everybody writes that, and *then* copies the open lanes. Both act on the list of lanes in
+A thread that opens a lane enters it, and *then* reads whether all lanes are refused. A thread that
+refuses all lanes writes that, and *then* copies the open lanes. Both act on the list of lanes in
 one step, so no lane stays open by accident. It is the same for the lanes of one source that ends.
 
-A lane is kept, by the hub and by its source, as long as it may hold items or somebody who waits.
-Afterwards it is still looked at when items are counted, as long as anybody else refers to it: a
-sender that has read that it is open, and was held up since, may put an item even now.
+The hub and the source keep a lane as long as it may hold items or waiters. Afterwards, as long as
+another object refers to the lane, ``queued`` still looks at it. For a sender may have read that the
+lane is open, and was held up since: it may put an item even now.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .places import Places
 from .source import UNREGISTERED, Lane, Source
 from .steps import do_all
 
-_FEW = 16  # lanes that are kept before anybody looks which of them can go
+_FEW = 16  # lanes that are kept before ``_tidy`` looks which of them can go
 
 
 class Registry:
@@ -47,21 +47,21 @@ class Registry:
     def __init__(self, bell: Bell, inside: Inside, root: Lane) -> None:
         self._bell = bell
         self._inside = inside
-        self.refusal: Refusal | None = None  # why nobody may send any more
-        self.ended: bool = False  # is nobody going to receive any more?
+        self.refusal: Refusal | None = None  # why all lanes are refused
+        self.ended: bool = False  # True once nothing is received any more
         self.open_lanes: dict[Lane, bool] = {root: True}
         self.lanes: dict[
             Lane, None
-        ] = {}  # those that may hold items: not that of the hub's own portal
+        ] = {}  # all lanes that may hold items, but for the one of the hub's own portal
         self._tidy_at = _FEW
         self._forgotten: dict[ref[Lane], None] = {}
         self.sources: dict[str, Source] = {}  # the registered ones, oldest first
-        self.stopping: dict[Source, threading.Event] = {}  # those that are being ended alone
+        self.stopping: dict[Source, threading.Event] = {}  # sources that end alone, right now
 
     # -- lanes -------------------------------------------------------------------------------------
 
     def open_lane(self, source: Source, places: Places) -> Lane:
-        """Open a way to send: closed at once if the hub has ended, or its senders were closed."""
+        """Open a lane. It is closed at once if the hub has ended, or its senders were closed."""
         lane = self.keep_lane(source, places)
         if source is not UNREGISTERED:
             source.lanes[lane] = None
@@ -71,10 +71,10 @@ class Registry:
         return lane
 
     def keep_lane(self, source: Source, places: Places) -> Lane:
-        """Make a lane, whose items are received, and handed back at the end, as those of all lanes.
+        """Make a lane that is not open. Its items are received or handed back as those of others.
 
-        It is not open: it keeps neither the source registered nor the stream from its end, and only
-        the end of the source refuses it. So whoever sends through it looks at another one first.
+        It keeps neither the source registered nor the stream from its end, and only the end of the
+        source refuses it. So a thread that sends through it looks at an open lane first.
         """
         lane = Lane(source, {} if places.tickets else deque(), places)
         if len(self.lanes) >= self._tidy_at:
@@ -85,7 +85,7 @@ class Registry:
         return lane
 
     def _tidy(self) -> None:
-        """Forget lanes that are closed and empty. It looks at all, so it is done rarely."""
+        """Forget lanes that are closed and empty. This looks at all lanes, so it is done rarely."""
         forgotten = self._forgotten
 
         def is_gone(known: ref[Lane]) -> None:
@@ -99,17 +99,18 @@ class Registry:
         self._tidy_at = 2 * len(self.lanes) + _FEW
 
     def bound_of(self, name: str) -> float | None:
-        """The bound of its own that the registered source *name* has. From any thread."""
+        """Return the source's own bound, if *name* is registered and has one. From any thread."""
         source = self.sources.get(name)
         return None if source is None else source.max_buffer_size
 
     def queued(self) -> dict[str | None, int]:
         """How many items of each source wait to be received, by name. From any thread.
 
-        A lane with an item in it is in one of two lists. ``_tidy`` enters it in the second before
-        it takes it out of the first, and we copy the first one first, so we find it; and if its
-        item is put only now, the sender refers to it, and then its turn does. (Lanes of the hub's
-        own portal and its clones are under None, without that portal's own items.)
+        A lane with an item in it is in one of two lists. ``_tidy`` enters it in the second list
+        before it takes it out of the first. We copy the first list first, so we find the lane. If
+        its item is put only now, the sender refers to the lane, and afterwards the item's turn
+        does. (Under None are the clones of the hub's own portal. The items of that portal itself
+        are not counted here.)
         """
         lanes = self.lanes.copy()  # in one step; a lane that is in both lists has one entry here
         for known in list(self._forgotten):
@@ -123,13 +124,13 @@ class Registry:
         return counts
 
     def lanes_of(self, source: Source) -> list[Lane]:
-        """The lanes of *source* that may hold items or somebody who waits, closed ones included."""
+        """The lanes of *source* that may hold items or waiters, closed lanes included."""
         return list(source.kept)
 
     def close_lane(self, lane: Lane, refusal: Refusal) -> None:
-        """Nothing more is sent through *lane*; those who wait in it are released. Idempotent.
+        """Send nothing more through *lane*, and release its waiters. Idempotent.
 
-        A source whose last lane this was is no longer registered.
+        If it was the last lane of its source, the source is no longer registered.
         """
         source = lane.source
         try:
@@ -144,8 +145,8 @@ class Registry:
             ):
                 self.sources.pop(source.name, None)
                 source.portal = None
-                # A clone that is made just now has entered before it reads ``retired``, or reads
-                # it.
+                # A clone that is made just now enters its lane before it reads ``retired``. So we
+                # find its lane here, or it reads that the source is retired.
                 for other in list(source.lanes):
                     self.refuse(other, refusal)
 
@@ -154,22 +155,22 @@ class Registry:
             lane.refusal = refusal
         try:
             self._inside.refuse(lane, refusal)
-        finally:  # what a callback of an asker's future has raised stops nothing
-            # Last of all: the end of the hub looks into ``open_lanes``, and completes what a
-            # Ctrl-C has cut short.
+        finally:  # a callback of an asker's future may have raised; that stops nothing
+            # Take the lane out last: the end of the hub looks into ``open_lanes``, and completes
+            # a refusal that Ctrl-C has cut short.
             if self.open_lanes.pop(lane, False) and not self.open_lanes:
                 self._bell.ring()  # the receiver has to see the end of the stream
 
     # -- the end -----------------------------------------------------------------------------------
 
     def refuse_all(self, refusal: Refusal) -> None:
-        """Nothing more is sent at all; everybody who waits is released. Idempotent."""
+        """Refuse all lanes, and release all waiters. Idempotent."""
         if not self.ended:
             self.refusal = refusal
         do_all(lambda lane: self.refuse(lane, refusal), list(self.open_lanes))
 
     def release(self, source: Source) -> None:
-        """End *source* alone: close its portals, and release everybody who waits in them.
+        """End *source* alone: close its portals, and release the waiters in them.
 
         An asker may wait for its answer after its portal was closed, so it is not enough to look
         at the open lanes.
@@ -177,12 +178,12 @@ class Registry:
         do_all(lambda lane: self.close_lane(lane, portal_aborted), self.lanes_of(source))
 
     def end(self, refusal: Refusal) -> None:
-        """As ``refuse_all``, and nobody is going to receive any more. Idempotent."""
+        """As ``refuse_all``, and nothing is received any more. Idempotent."""
         if not self.ended:
             self.refusal = refusal
             self.ended = True
-        # ``refuse`` for all lanes at once; and for those who wait for an answer after their portal
-        # was closed.
+        # ``refuse`` for all lanes at once; and for the askers that wait for an answer after their
+        # portal was closed.
         for lane in [*self.open_lanes]:
             if lane.refusal is None:
                 lane.refusal = refusal

@@ -1,11 +1,13 @@
 """Errors that no waiting caller receives, on their way to ``on_error`` or to logging.
 
-Invariants: an error is told once, in the hub's thread. Telling is done in turns, so a library that
-makes errors faster than they can be told holds up nothing else. Telling does not feed on itself.
+Invariants: each error is passed on ("told") once, in the hub's thread. Telling is done in turns, so
+a library that makes errors faster than we can tell them holds up nothing else. Telling one error
+does not cause the next.
 
 If ``MOST_REPORTS`` errors wait already, the next one is only counted (``Books.report`` counts all).
-So is one that telling itself has caused, in the thread that tells: a logging handler that sends
-into the hub, with a ``pack`` that fails for such a record, would make the next error of each.
+An error that telling itself has caused, in the thread that tells, is only counted, too. Think of a
+logging handler that sends into the hub, with a ``pack`` that fails for such a record: each error
+told would cause the next one, without end.
 """
 
 from __future__ import annotations
@@ -25,35 +27,36 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Callable[[BaseException, "str | None"], object]
 
-MOST_REPORTS = 256  # errors that wait to be told
+MOST_REPORTS = 256  # errors that wait for their telling
 
 _logger = logging.getLogger("dss_anyio")
 
 
-# Who tells just now: the thread's ident, and the ``id`` of the list it tells.
+# The threads that are telling errors: the ident of each, and the ``id`` of the list that it tells.
 _tellers: dict[tuple[int, int], None] = {}
 
 
 class Reports(list["tuple[str | None, BaseException]"]):
-    """The errors of one hub that wait to be told, each with its source's name."""
+    """The errors of one hub that wait for their telling, each with its source's name."""
 
     __slots__ = ()
 
     def add(self, bell: Bell, source: str | None, exc: BaseException) -> None:
-        """From any thread; never waits. *bell* is that of the hub."""
+        """Add *exc*, and ring the hub's *bell*. From any thread; never waits."""
         if (get_ident(), id(self)) in _tellers:
-            return  # caused by telling another one
+            return  # caused by telling another error
         if len(self) < MOST_REPORTS:
             self.append((source, exc))
-        if bell.last is None:  # else the bell's function may be what reports
+        if bell.last is None:  # else the bell's function may be the caller
             bell.ring()
 
     def tell(self, on_error: OnError | None, books: Books) -> bool:
-        """Tell *on_error* what was reported: one turn. Are there more? In the hub's thread.
+        """Pass one turn of errors to *on_error*; return whether more are left. In the hub's thread.
 
-        A turn takes 128 errors or a quarter of a millisecond, and at least one error; so the caller
-        lets everything else have its turn, and comes back. Does nothing if this thread is in the
-        middle of telling (a nested loop that polls, in ``on_error``): that turn goes on.
+        A turn ends after 128 errors or a quarter of a millisecond, but not before the first error.
+        Then the caller lets other work have its turn, and calls again. Does nothing if this thread
+        is in the middle of telling (in a nested loop that polls, in ``on_error``): that turn goes
+        on.
 
         Raises only KeyboardInterrupt and SystemExit, if *on_error* does; the next call tells the
         rest.
@@ -61,7 +64,7 @@ class Reports(list["tuple[str | None, BaseException]"]):
         return self._tell(on_error, books, TURN, TURN_SECONDS)
 
     def tell_all(self, on_error: OnError | None, books: Books) -> BaseException | None:
-        """Tell all that is there now. For the end of the hub, after which nobody comes back.
+        """Tell all errors that are there now. For the end of the hub: no further turn comes.
 
         Returns the first KeyboardInterrupt or SystemExit that *on_error* has raised.
         """
@@ -88,7 +91,7 @@ class Reports(list["tuple[str | None, BaseException]"]):
         """A loop by itself: see ``_acquire_in_slices``."""
         begun = monotonic()
         for _ in range(most):
-            # Looking and taking are one step: another thread may tell as well.
+            # Look and take in one step: another thread may tell as well.
             try:
                 source, exc = self.pop(0)
             except IndexError:
@@ -116,8 +119,9 @@ def tell(on_error: OnError | None, exc: BaseException, source: str | None, books
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:
-        # A handler or a filter has raised, or the ``repr`` of the exception something that is no
-        # Exception. It cannot be reported anywhere, and the polling thread must not suffer for it.
+        # A logging handler or a filter has raised, or the ``repr`` of the exception has raised an
+        # exception that is no ``Exception``. There is no place left to report it, and it must not
+        # escape into the polling thread.
         pass
 
 

@@ -4,9 +4,9 @@ Invariant: a forgotten token ends its question.
 
 The asker's question and the token are two objects. The token refers to the question, but not the
 other way round. So a token that its receiver throws away is garbage although its asker still waits,
-and its destructor ends the question. Were they one object, the thread that waits would keep alive
-what it waits for. (One exception: while a request waits for a place, its question knows it, to take
-it back if the asker gives up. The thread that accepts it lets go of it.)
+and its destructor ends the question. If they were one object, the waiting thread would keep it
+alive. (One exception: while a request waits for a place, its question refers to it, to take it back
+if the asker gives up. The thread that accepts the request removes this reference.)
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ T_Item = TypeVar("T_Item")
 class Request(NotCopied, Generic[T_Item]):
     """Received in place of an item: :attr:`item`, and the call that waits for an answer to it.
 
-    All methods may be called from any thread, at any bytecode, and never wait; the answer may be
-    given later, and from elsewhere. The first answer counts. When the last reference to a request
-    goes without one, its asker gets :exc:`NoReplyError`; ``with request:`` and ``async with
-    request:`` do that at the end of the block, also where objects are not freed at once.
+    The methods may be called from any thread, at any bytecode, and never wait, except for
+    :meth:`wait_abandoned`. The answer may come later, and from another thread. The first answer
+    counts. When the last reference to a request goes without an answer, its asker gets
+    :exc:`NoReplyError`. With ``with request:`` or ``async with request:`` that happens at the end
+    of the block, also where objects are not freed at once.
     """
 
     __slots__ = ("__weakref__", "_question", "_queued", "item")
 
     def __init__(self, question: Question, item: T_Item) -> None:
         self._question = question
-        # True until it is received. One that was, and is sent again, is an item like any other.
+        # True until it is received. A received request that is sent again is an ordinary item.
         self._queued = True
         self.item: T_Item = item  #: the item; decoded, if the source has a ``decode``
 
@@ -49,11 +50,16 @@ class Request(NotCopied, Generic[T_Item]):
         return self._question.lane.source.name
 
     def reply(self, value: object = None) -> bool:
-        """Answer it. False if it has ended before; then nobody gets *value*."""
+        """Answer the request with *value*. From any thread; never waits.
+
+        True: the asker gets *value*. False: the request had ended before, and *value* is ignored.
+        """
         return self._question.settle("answered", value)
 
     def reply_error(self, exc: BaseException | type[BaseException]) -> bool:
-        """Refuse it: *exc* is raised in the call that asked. False if it has ended before.
+        """Refuse the request: *exc* is raised in the call that asked. From any thread; never waits.
+
+        True: the asker gets *exc*. False: the request had ended before, and *exc* is ignored.
 
         :raises TypeError: if *exc* is no exception, or one with which a loop cancels its tasks
         """
@@ -67,7 +73,7 @@ class Request(NotCopied, Generic[T_Item]):
 
     @property
     def abandoned(self) -> bool:
-        """True if the asker does not wait any more, because it gave up or was released."""
+        """True if the asker waits no longer, because it gave up or was released."""
         return self._question.given_up
 
     @property
@@ -76,7 +82,7 @@ class Request(NotCopied, Generic[T_Item]):
         return self._question.remaining
 
     async def wait_abandoned(self) -> None:
-        """Wait until the asker does not wait any more; for ever if it is answered. In any loop.
+        """Wait until the asker gives up or is released; for ever if it is answered. In any loop.
 
         :meth:`Hub.serve` cancels its handlers by itself.
         """
@@ -101,7 +107,7 @@ class Request(NotCopied, Generic[T_Item]):
         if exc_val is None:
             self._question.settle("unanswered", "got no reply in the block of the request")
         elif not self._question.settled:
-            # The asker's thread gets one of its own; and none with which an event loop cancels.
+            # The asker's thread gets a copy, without exceptions by which an event loop cancels.
             others = without_a_loops_own(exc_val)
             self._question.settle("unanswered", CANCELLED if others is None else twin(others))
 
@@ -136,17 +142,17 @@ def question_of(request: Request[Any]) -> Question:
 
 
 def is_queued(request: Request[Any]) -> bool:
-    """Was it not received yet? One that was, and is sent again, is an item like any other."""
+    """Was it not received yet? A received request that is sent again is an ordinary item."""
     return request._queued  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
 def is_over(request: Request[Any]) -> bool:
-    """Was it not received yet, and does nobody wait for its answer any more?"""
+    """Was it not received yet, and has its question ended?"""
     return request._queued and request._question.settled  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
 def receive(request: Request[Any]) -> bool:
-    """Mark *request* as received. False if nobody waits for its answer any more: it is not."""
+    """Mark *request* as received. False if its question has ended: then it is not received."""
     if request._queued:  # pyright: ignore[reportPrivateUsage]  # of this file
         if request._question.settled:  # pyright: ignore[reportPrivateUsage]  # of this file
             return False
@@ -160,12 +166,12 @@ def dequeue(request: Request[Any]) -> None:
 
 
 async def answer(question: Question, awaitable: Awaitable[Any]) -> None:
-    """Answer *question* with what *awaitable* returns or raises, as long as somebody waits for it.
+    """Answer *question* with the result or the exception of *awaitable*.
 
-    If nobody does any more, *awaitable* is cancelled. In the event loop that works on it, as all
-    that a task has to do: a cancellation ends here. It may be another task's that *awaitable* has
-    awaited, and in a task group it would cancel all the others. Raises only what ends the program,
-    and an exception that is no Exception if no asker received it.
+    If the asker gives up, *awaitable* is cancelled. This is the whole work of a task, in an event
+    loop, so a cancellation ends here. It may come from another task that *awaitable* has awaited,
+    and in a task group it would cancel all other tasks. Raises only exceptions that end the
+    program, and an exception that is no ``Exception`` if no asker received it.
     """
     call_soon = call_soon_here()
     try:
@@ -187,10 +193,10 @@ async def answer(question: Question, awaitable: Awaitable[Any]) -> None:
 
 
 def is_awaitable(value: object) -> bool:
-    """As ``inspect.isawaitable``, at a small part of the price: it is asked of each answer.
+    """As ``inspect.isawaitable``, at a small part of the price: each answer is checked.
 
-    The types of most answers are told by name. CPython 3.11 and earlier make an AttributeError for
-    each attribute that a type does not have, also for ``hasattr``.
+    The types of most answers are compared by identity, because CPython 3.11 and earlier make an
+    AttributeError for each attribute that a type does not have, also for ``hasattr``.
     """
     cls: type = type(value)
     if value is None or cls is bytes or cls is int or cls is str or cls is bool:

@@ -1,11 +1,15 @@
-"""The closures that put an item: what ``send``, ``send_nowait``, ``offer`` and callbacks are.
+"""The closures that put an item: ``send``, ``send_nowait``, ``offer`` and send callbacks.
 
 Each does what ``Places.put`` does, with everything in cells of its own. On the usual path it calls
-no other function of this library: that would be half of what an item costs. The argument is the
-same, step by step: first a place, then the item, then the look into the bell.
+no other function of this library: such a call would be half of the price of an item. The argument
+is the same, step by step: first a place, then the item, then the look into the bell.
+
+The function in ``bell.armed`` is the receiver's wake. ``_receiving/sleepers`` arms it for a hub in
+an event loop (``make_wake``), ``_receiving/alarm`` for a polled hub (``Alarm``); after the end,
+``Mailbox.sweep`` puts its own function there.
 
 The body stands here twice, once for our own methods and once for callbacks. A library may call with
-anything, and a function that accepts any keyword takes a quarter longer for each call; our own
+any arguments, and a function that accepts any keyword takes a quarter longer for each call; our own
 methods need not pay that.
 """
 
@@ -31,11 +35,11 @@ def make_sender(
 ) -> Callable[..., Any]:
     """Return a function that puts an item through *lane*, and returns *accepted*.
 
-    In every other case it returns what *otherwise* does with the item: if the lane is closed, if
-    there is no place, or if there are other arguments. After an error before the item was accepted
-    (out of memory, or of stack) it returns *failed*.
+    If the lane is closed, if there is no place, or if there are other arguments, the function calls
+    *otherwise* and returns its result. After an error before the item was accepted (out of memory,
+    or of stack) it returns *failed*.
     """
-    # Few cells: each of them takes its time when a sender is made, and again when it is destroyed.
+    # Few cells: each of them takes time when a sender is made, and again when it is destroyed.
     own, free = lane.items, lane.places.free
     if type(own) is dict:
         return _make_slow_sender(mailbox, lane, otherwise, accepted, failed)
@@ -44,7 +48,7 @@ def make_sender(
 
     # CPython 3.11 and later have a quick way to call a function, unless it has parameters for
     # keywords only: then each call takes 50 ns longer. So *timeout* is not one of these, and
-    # *misplaced* gets an argument that somebody gives by position.
+    # *misplaced* gets an argument that the caller passes by position.
     def send(item: Any, misplaced: Any = ABSENT, timeout: float | None = None) -> Any:
         if timeout is not None or misplaced is not ABSENT:
             return otherwise(mailbox, lane, item, misplaced, timeout)
@@ -110,7 +114,7 @@ def _make_slow_sender(
 
 
 class _Seldom(NamedTuple):
-    """What a callback needs for what happens seldom."""
+    """The objects that a callback needs only in rare cases."""
 
     mailbox: Mailbox
     pack: Callable[[tuple[Any, ...], dict[str, Any]], Any]
@@ -128,16 +132,16 @@ def make_callback(
 ) -> Callable[..., Any]:
     """Return a function for a library: it puts an item through *lane*, and returns *returns*.
 
-    It never raises. Its one argument is the item; without an argument that is an empty tuple, and
-    of others *pack* makes the item. *otherwise* gets the item if there is no place, *failed* gets
-    each exception. If the lane is closed, the call is counted as late.
+    The function never raises. Its one argument is the item. Without an argument, the item is an
+    empty tuple; from several, *pack* makes the item. *otherwise* gets the item if there is no
+    place, *failed* gets each exception. If the lane is closed, the call is counted as late.
     """
     own, free = lane.items, lane.places.free
     append, armed = mailbox.line.entries.append, mailbox.bell.armed
     take_place = None if free is None else free.pop
-    # Few cells: each of them takes a nanosecond of each call. So what is seldom used is in one.
+    # Few cells: each of them takes a nanosecond of each call. So rarely used objects share one.
     seldom = _Seldom(mailbox, pack, otherwise, failed)
-    mailbox.books.counts["late"]  # is made now: a late call may have no stack for that
+    mailbox.books.counts["late"]  # make it now: a late call may have no stack for that
 
     def callback(item: Any = (), *more: Any, **named: Any) -> Any:
         if lane.refusal is not None:

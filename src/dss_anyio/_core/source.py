@@ -1,6 +1,6 @@
 """A source, and the lane of each of its portals.
 
-Invariants: a registration ends once; a lane belongs to one source for good.
+Invariants: a registration ends once; a lane never changes its source.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from .places import Places
     from .waiter import Waiter
 
-# What ends a registration: its last portal was closed, its block was left, or its hub ends.
+# Why a registration ends: its last portal was closed, its block was left, or its hub ends.
 Retirer: TypeAlias = Literal["portal", "block", "hub"]
 
 
 class Account(Counters):
-    """What became of the items and the requests of all sources that have had one name in a hub.
+    """The fates of the items and requests of all sources that have had one name in a hub.
 
-    It belongs to the name, not to a registration, so nothing is moved or added up when a source
-    ends or its name is registered again: whoever counts something of a source that ends meanwhile,
-    in whichever thread, counts it here, before and afterwards. It is kept until the hub is gone.
+    It belongs to the name, not to a registration. So no count is moved or added up when a source
+    ends or its name is registered again. If a thread counts an item of a source that ends
+    meanwhile, it counts it here, before the end and after it. Kept until the hub is gone.
     """
 
     __slots__ = ("received",)
@@ -64,11 +64,11 @@ class Source:
         self.decode: Callable[[Any], Any] | None = decode
         self.on_undelivered: Callable[[Any], object] | None = on_undelivered
         self.lanes: dict[Lane, None] = {}  # those of its open portals
-        # Those that may hold items, or somebody who waits: see ``Registry``. (Not of UNREGISTERED.)
+        # The lanes that may hold items or waiters: see ``Registry``. (Not for UNREGISTERED.)
         self.kept: dict[Lane, None] = {}
         self.max_buffer_size: float | None = None  # None: it shares the hub's places
-        self.portal: Any = None  # what register() returned
-        self.account: Account = Account()  # that of its name, before it is registered
+        self.portal: Any = None  # the portal that register() returned
+        self.account: Account = Account()  # replaced by its name's account at registration
         self.ended: bool = False  # set just before the thread that ends it takes its ``stop``
         self._stop: list[Callable[[], object]] = []  # at most one
         self._retired: Once[list[Retirer]] = Once()
@@ -77,33 +77,33 @@ class Source:
         self._stop.append(stop)
 
     def take_stop(self) -> Callable[[], object] | None:
-        """Return the function that tells the library to stop; to the first caller only."""
+        """Return the function that stops the library, to the first caller; None to all others."""
         try:
             return self._stop.pop()
         except IndexError:
             return None
 
     def retire(self, by: Retirer) -> bool:
-        """End the registration. True for the first caller, in whichever thread."""
+        """End the registration. True for the first caller only. From any thread."""
         return self._retired.decide([by])
 
     @property
     def retired(self) -> Retirer | None:
-        """What has ended the registration; None while it is registered."""
+        """Why the registration has ended; None while the source is registered."""
         decision = self._retired.decision
         return None if decision is None else decision[0]
 
 
 class Lane:
-    """The way of one portal into the hub.
+    """The path of one portal into the hub.
 
     The hub's own portal puts its items into the line as they are: its lane has no ``items``. Every
-    other portal keeps its items in its lane, and for each of them puts *the lane* into the line:
-    that is the item's turn. So what one portal has queued can be taken back at once, from any
+    other portal keeps its items in its lane. For each item it puts *the lane* into the line: that
+    is the item's turn. So the queued items of one portal can be taken back at once, from any
     thread, while the order of acceptance remains that of one line.
 
-    Where the policy is "drop_oldest", ``items`` is a dict, from the tickets of the items: see
-    ``line``. Also for the hub's own portal.
+    Where the policy is "drop_oldest", ``items`` is a dict that maps tickets to items: see ``line``.
+    This holds for the hub's own portal, too.
     """
 
     __slots__ = ("__weakref__", "inside", "items", "places", "refusal", "source")
@@ -115,14 +115,14 @@ class Lane:
         self.items: Any = items
         self.places: Places = places  # may be shared with other lanes
         self.refusal: Refusal | None = None  # why this portal accepts nothing any more
-        self.inside: dict[Waiter, None] = {}  # who waits inside a call of this portal
+        self.inside: dict[Waiter, None] = {}  # the waiters inside calls of this portal
 
 
 class Root(Lane):
-    """The way of a hub's own portal: what it has queued is received, even if it is aborted."""
+    """The lane of a hub's own portal: its queued items are received, even if it is aborted."""
 
     __slots__ = ()
 
 
-# What a hub's own portal and its clones belong to. One for all hubs: nobody reads its account.
+# The source of each hub's own portal and its clones. One for all hubs: its account is never read.
 UNREGISTERED: Final = Source(None)

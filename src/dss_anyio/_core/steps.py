@@ -1,8 +1,7 @@
-"""What one step is, and what the whole core is built on.
+"""The steps: the atomic operations that the whole core is built on.
 
-A step is something that happens at once for everybody: no other thread, no signal handler and no
-finalizer sees it half done. No sender and no receiver takes a lock here; every argument is about
-the order of steps.
+A step is atomic: no other thread, no signal handler and no finalizer sees it half done. No sender
+and no receiver takes a lock here; every argument is about the order of steps.
 
 These are steps (the assumptions):
 
@@ -17,8 +16,9 @@ Each step that removes one object returns it, so no destructor runs inside of it
 overwrite an entry, do run destructors; they stand only where that does no harm.) ``n += 1`` is no
 step: it reads, and then it writes.
 
-A signal handler that *raises* between two bytecodes of ours (Ctrl-C in the main thread) may cost
-the item or the place that is in hand. Nobody waits for it beyond the end of the hub.
+A signal handler may *raise* between two bytecodes of this library (Ctrl-C in the main thread). Then
+the item or the place that the interrupted code has just taken may be lost. No thread waits for it
+beyond the end of the hub.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ else:
 
 T = TypeVar("T")
 
-# Whatever comes in numbers (items, errors to be told) is done in turns: after so many, and if they
-# have taken so long, the event loop runs, or a poll ends.
+# Items, and errors to report, are handled in turns. A turn is measured by their number and by the
+# time that they take. Between two turns the event loop runs, or a poll ends.
 TURN: Final = 128
-IN_TURN: Final = 16  # of the line, and then of the inlets, if there is something in both
+IN_TURN: Final = 16  # items of the line, then as many of the inlets, while both have some
 TURN_SECONDS: Final = 0.00025
 
-# Calls within calls for which there must be stack before something begins that must not end
-# half-way: to put an item; to put that of another sender, and wake it; to put an item and drop
-# another.
+# How many nested calls the stack must have room for before an operation that must not stop
+# half-way. In this order: put an item; put the item of a waiting sender, and wake that sender; put
+# an item and drop another one.
 A_LITTLE_STACK, STACK_TO_ADMIT, ENOUGH_STACK = 3, 8, 12
 OUT_OF_MEANS: Final = (MemoryError, RecursionError)
 
 
 def reach(depth: int) -> None:
-    """Raise RecursionError now, while nothing has happened, if *depth* calls do not fit any more.
+    """Raise RecursionError if the stack has no room for *depth* nested calls. Changes nothing.
 
     >>> reach(3)
     """
@@ -72,9 +72,9 @@ def one_call() -> None:
 
 
 def do_all(func: Callable[[T], object], values: Iterable[T]) -> None:
-    """Call *func* with each of *values*, whatever it raises; then raise the first of that.
+    """Call *func* with each of *values*, even if a call raises; then raise the first exception.
 
-    For what has to be done for everybody, and runs code of the user's on the way: the callback of a
+    For work that must reach every value, and may run the user's code on the way: the callback of a
     future may raise SystemExit.
     """
     struck: BaseException | None = None
@@ -100,12 +100,15 @@ class Once(dict[None, T], Generic[T]):
     __slots__ = ()
 
     def decide(self, value: T) -> bool:
-        """Is *value* the decision, now or since an earlier call? From any thread; never waits."""
+        """Decide on *value* if nothing was decided before. Return whether *value* is the decision.
+
+        From any thread; never waits.
+        """
         return self.setdefault(None, value) is value
 
     @property
     def decision(self) -> T | None:
-        """What was decided; None before that."""
+        """The value that was decided on; None before that."""
         return self.get(None)
 
 
@@ -135,9 +138,9 @@ class Counters(dict[str, Counter]):
     __slots__ = ()
 
     def value_of(self, name: str) -> int:
-        """What was counted under *name*. Unlike ``self[name].value``, it makes no counter."""
+        """The count under *name*. Unlike ``self[name].value``, this makes no counter."""
         counter = self.get(name)
         return 0 if counter is None else counter.value
 
     def __missing__(self, name: str) -> Counter:
-        return self.setdefault(name, Counter())  # of two that make one, both get the first
+        return self.setdefault(name, Counter())  # two threads that make one get the same

@@ -1,6 +1,6 @@
-"""Taking an item: it leaves the line, its place is free, and the books say what became of it.
+"""Taking an item: it leaves the line, its place is free, and its fate is in the books.
 
-In the receiving thread; at the end of the hub also in the one that hands back what is left.
+In the receiving thread; at the end of the hub also in the thread that hands back the items left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_MISSES = 128  # husks, and items that cannot be decoded, in a row before th
 
 
 class Taking(NotCopied):
-    """What a receiver calls: the half of a mailbox where items leave. See the head of this file."""
+    """The half of a mailbox that receivers call: items leave here. See the head of this file."""
 
     __slots__ = ()
 
@@ -40,7 +40,7 @@ class Taking(NotCopied):
         return len(self.line)
 
     def entries(self) -> int:
-        """How many entries and tickets a receiver would find: what it looks at before it sleeps."""
+        """How many entries and tickets a receiver would find. It looks here before it sleeps."""
         line = self.line
         if self.inlets is not None:
             return len(line.entries) + len(line.tickets) + self.inlets.waiting()
@@ -49,8 +49,9 @@ class Taking(NotCopied):
     def take(self) -> Any:
         """Take the oldest item. Never waits.
 
-        :raises anyio.WouldBlock: if there is none, or none among the next 128 entries: the receiver
-            lets its event loop run then, and comes back. It says nothing; ``nothing_there`` does
+        :raises anyio.WouldBlock: if there is none, or none among the next 128 entries: then the
+            receiver lets its event loop run, and comes back. It has no message: the caller makes
+            the one of ``nothing_there``
         """
         entries, inlets = self.line.entries, self.inlets
         if inlets is not None and not entries and not inlets.asked_last:
@@ -58,7 +59,7 @@ class Taking(NotCopied):
             if taken is not None:
                 return taken[1]
         if self.inside.waiters:
-            reach(ENOUGH_STACK)  # for ``Places.admit``: then the item would be in our hands
+            reach(ENOUGH_STACK)  # ``Places.admit`` needs it when we have an item that we could lose
         for _ in range(MOST_MISSES):
             if inlets is not None:
                 taken = inlets.take(bool(entries))
@@ -114,7 +115,7 @@ class Taking(NotCopied):
         return None
 
     def _take_as_it_is(self) -> tuple[Source, Any] | None:
-        """Receive what the only inlet has, if it is the item as it is: without a closer look."""
+        """Receive an item of the only inlet, if its entries need no closer look."""
         beside = self.line.beside
         if beside is None:
             return None
@@ -138,7 +139,7 @@ class Taking(NotCopied):
         return True, entry
 
     def open(self, entry: Any) -> tuple[Source, Any] | None:
-        """Give back the place of *entry*. Its source and its item; None if nobody is to have it."""
+        """Give back the place of *entry*; return its source and item. None: nothing to receive."""
         if type(entry) is Mark:
             opened = self._take_ticket(entry)
             if opened is None:
@@ -158,7 +159,7 @@ class Taking(NotCopied):
     def _take_ticket(self, mark: Mark) -> tuple[Source, Any, bool] | None:
         """Take out the oldest item with a ticket that *mark* stands for, and give its place back.
 
-        None if there is none: then the mark is closed, and nobody needs it in the line.
+        None if there is none: then the mark is closed, and no longer needed in the line.
         """
         while True:
             ticket = self.line.take_ticket(mark)
@@ -173,7 +174,7 @@ class Taking(NotCopied):
         if self.inside.waiters:
             reach(ENOUGH_STACK)  # as in ``take``
         line, meeting = self.line, self.meeting
-        for _ in range(len(meeting.waiting)):  # those who come meanwhile wait for the next call
+        for _ in range(len(meeting.waiting)):  # senders that come later wait for the next call
             if (most is not None and len(line) >= most) or not meeting.meet_sender():
                 break
         batch: list[Any] = []
@@ -186,9 +187,9 @@ class Taking(NotCopied):
                 break
             want = None if most is None else most - len(batch)
             entries = [] if line.marked else line.take_many(want)
-            # Read after the entries were taken: a turn among them was put after this was written.
-            # (With inlets it is always tagged: see ``Docks._inlets``. So *batch* is empty here, and
-            # nothing that was taken from them is left behind.)
+            # Read after the entries were taken: ``tagged`` is written before a turn is put. (With
+            # inlets the line is always tagged: see ``Docks._inlets``. So *batch* is empty here, and
+            # no item that was taken from the inlets is left behind.)
             if not line.tagged:
                 self.places.leave(len(entries))
                 self.books.received += len(entries)
@@ -199,7 +200,7 @@ class Taking(NotCopied):
             else:
                 opened, over = list(filter(None, map(self.open, entries))), not entries
             batch += self.books.receive_all(opened)
-            # Husks, and items that cannot be decoded, are neither items nor the end of the line.
+            # Go on after husks and items that cannot be decoded: the line may have more.
             if over or (batch and (most is None or len(batch) == most)):
                 break
         if not batch:
@@ -207,11 +208,11 @@ class Taking(NotCopied):
         return batch
 
     def _one_by_one(self, most: int | None) -> tuple[list[tuple[Source, Any]], bool]:
-        """Open what is there now, at most *most* items. The second says that the line is empty.
+        """Open the entries that are there now, at most *most* items. The second: is the line empty?
 
-        Where there are marks, the entries behind one have to stay where they are until all of its
-        tickets are taken. What takes the place of an item that we have just taken is for the next
-        call: of each source, a batch has no more items than may be queued.
+        The entries behind a mark have to stay where they are until all tickets of the mark are
+        taken. A place that we give back may get a new item: that is for the next call. So a batch
+        has no more items of a source than may be queued.
         """
         line = self.line
         opened: list[tuple[Source, Any]] = []

@@ -1,4 +1,4 @@
-"""Who waits: a thread or a task that is inside one call of a portal.
+"""A waiter: a thread or a task that waits inside one call of a portal.
 
 Invariant: a wait has one outcome; ``accept`` and ``withdraw`` return False if it has another one.
 """
@@ -16,7 +16,7 @@ from .steps import Once
 
 
 class Waiter:
-    """What is known of everybody who waits. ``hub.blocked()`` shows it."""
+    """The base of all waiters, with the attributes that ``hub.blocked()`` shows."""
 
     __slots__ = ("_wake", "call", "lane", "since", "thread", "waiting")
 
@@ -29,35 +29,36 @@ class Waiter:
         self._wake: Callable[[], object] = wake
 
     def refuse(self, refusal: Refusal) -> None:
-        """Its portal or its hub was closed, for the reason *refusal*. From any thread."""
+        """End the wait: its portal or its hub was closed, because of *refusal*. From any thread."""
         raise NotImplementedError
 
     def wake(self) -> None:
         try:
             self._wake()
         except RuntimeError:
-            pass  # it was woken before (an unlocked lock), or its event loop is gone
+            pass  # it was woken before (its lock is unlocked), or its event loop is gone
 
 
 T_Waiter = TypeVar("T_Waiter")  # a waiter, or the ticket of an item
 
 
 class InTurn(dict[T_Waiter, bool]):
-    """Those who wait for one thing, in their order. One is entered with ``line[waiter] = True``.
+    """The waiters for one thing, in their order. ``line[waiter] = True`` enters one.
 
-    A dict, so that one of many leaves at once, wherever it stands. But to look for the first one in
-    a dict takes as long as there are gaps before it. So a taker copies the order into a list
-    now and then, the first one last, and takes from its end. It is a copy: what it names may have
-    left, and it may name somebody twice. So in line is who is in the dict, and ``dict.pop`` gives
-    each to one taker. The order is right: a copy is in order, it is made when no name is left, and
-    of two that are made at once, each names everybody who came before it was made. (So it does no
-    harm either if two threads make the list itself at once, and one of the two is lost.)
+    A dict, so that one of many waiters leaves in one step, wherever it stands. But to find the
+    first entry of a dict takes the longer, the more gaps are before it. So a taker copies the order
+    into a list now and then, the first waiter last, and takes from its end. It is a copy: it may
+    name a waiter that has left, and it may name one twice. So a waiter is in line if it is in the
+    dict, and ``dict.pop`` gives each waiter to one taker. The order is right: a copy is in order,
+    and is made when no name is left. Of two copies that are made at once, each names all waiters
+    that came before it was made. (So it does no harm either if two threads make the list itself at
+    once, and one of the two is lost.)
     """
 
-    _order: list[T_Waiter] | None = None  # made when somebody is taken
+    _order: list[T_Waiter] | None = None  # made when the first waiter is taken
 
     def take_first(self) -> T_Waiter | None:
-        """Take the one who has waited longest; None if there is none. From any thread."""
+        """Take the waiter that has waited longest; None if there is none. From any thread."""
         names = self._order
         if names is None:
             self._order = names = []
@@ -75,14 +76,14 @@ class InTurn(dict[T_Waiter, bool]):
                     return first
 
     def leave(self, waiter: T_Waiter) -> None:
-        """*waiter* gives up, if it is in line still. From any thread."""
+        """Take *waiter* out, if it is still in line. From any thread."""
         self.pop(waiter, False)
         if not self and self._order:
-            self._order.clear()  # let go of those who have left; the next taker copies again
+            self._order.clear()  # let go of waiters that have left; the next taker copies again
 
 
-# How a wait for a place ends: another thread had a place and put the item; the portal or the hub
-# was closed; or the sender gave up.
+# How a wait for a place ends: "accepted", another thread had a place and put the item; "refused",
+# the portal or the hub was closed; "withdrawn", the sender gave up.
 Outcome: TypeAlias = Literal["accepted", "refused", "withdrawn"]
 
 
@@ -98,7 +99,7 @@ class WaitForPlace(Waiter):
         self._outcome: Once[Outcome] = Once()
 
     def accept(self) -> bool:
-        """May the item be put now? False if the wait has ended in another way."""
+        """Decide that the item is put now. False if the wait has ended in another way."""
         return self._outcome.decide("accepted")
 
     def withdraw(self) -> bool:

@@ -1,4 +1,4 @@
-"""The old API, in the shape of DarkSideSync 1.0. No hub knows it: it enters itself."""
+"""The old API, in the shape of DarkSideSync 1.0. No hub imports it: it enters its own maker."""
 
 from .._bindings import makers
 from .darksidesync import DarkSideSync

@@ -1,8 +1,8 @@
 """API 1.0: a hub in the shape of DarkSideSync 1.0, for bindings that were written for that.
 
-A binding delivers an item of a registered source, or a request if it gave a function for the
-answer. So everything that a hub promises holds for it; what is here is the bookkeeping of the
-functions that the binding has given along (see ``delivering``).
+A binding delivers an item of a registered source; with a function for the answer, it makes a
+request. So all promises of a hub hold for it. This file only keeps the books of the functions that
+the binding passes with each delivery (see ``delivering``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CLOSED = (portal_closed, portal_aborted)
 
 
 class DarkSideSync(NotCopied):
-    """What ``hub.api("1.0")`` returns. It does not hold the hub. See :class:`dss_anyio.Api1`."""
+    """The result of ``hub.api("1.0")``. It does not hold the hub. See :class:`dss_anyio.Api1`."""
 
     version: str = "DSS API 1v0"
 
@@ -111,8 +111,8 @@ class DarkSideSync(NotCopied):
                 return self.DSS_ERR_OUT_OF_MEMORY if refused is None else refused
         finally:
             utilid.delivered(delivery)
-        # ``unregister`` writes that it was called, then takes back what it finds. If it has not
-        # found this, we read here that it was called.
+        # ``unregister`` writes that it was called, and *then* takes back the deliveries that it
+        # finds. If it has not found this one, we read here that it was called.
         if utilid.unregistered:
             portal.abort()
         return self._delivered(utilid, failures)
@@ -129,7 +129,7 @@ class DarkSideSync(NotCopied):
         if self._utilities.get(libid) is utility:  # else it was registered anew meanwhile
             del self._utilities[libid]
 
-    # -- what deliver is made of -------------------------------------------------------------------
+    # -- the parts of deliver ----------------------------------------------------------------------
 
     def _deliver_and_wait(self, utility: Utility, asked: Asked, failures: int) -> int:
         mailbox = utility.mailbox
@@ -142,7 +142,7 @@ class DarkSideSync(NotCopied):
         try:
             return self._wait(utility, asked, question, failures)
         finally:
-            asked.question = None  # which refers to it
+            asked.question = None  # break the reference cycle
             utility.leave(asked)
             utility.delivered(asked)
             mailbox.leave(question)

@@ -1,18 +1,18 @@
-"""What was delivered through API 1.0, and its one last call.
+"""A delivery through API 1.0, and its one last call.
 
-Rule 1: what was delivered ends with exactly one last call of one of its two functions:
+Rule 1: each delivery ends with exactly one last call of one of its two functions:
 
 * ``decode(hub, ...)`` that returns None: it has done everything;
-* ``decode(None, ...)``: nobody will receive it, or ``decode(hub, ...)`` has raised;
-* ``return_(...)``: it was received, and its asker waits. (Without ``return_`` the last call is
-  that of ``decode``, whatever it returns.)
+* ``decode(None, ...)``: it will not be received, or ``decode(hub, ...)`` has raised;
+* ``return_(...)``: it was received, and its asker waits. (Without ``return_`` the last call is the
+  call of ``decode``, whatever it returns.)
 
-Rule 2: a ``deliver`` that waits does not return while one of the two runs, because the caller may
-free what it has delivered as soon as ``deliver`` has returned. Nor does ``unregister``, because the
+Rule 2: a ``deliver`` that waits does not return while one of the two functions runs, because its
+caller may free the data as soon as ``deliver`` has returned. Nor does ``unregister``, because its
 caller may unload the library then.
 
-Rule 3: no function of a binding is called where the hub ends. An asker that was released makes its
-last call itself, in its own thread.
+Rule 3: the step that releases the askers, at the end of the hub, calls no function of a binding. A
+released asker makes its last call itself, in its own thread.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .._portal.portal import Portal, lane_of
 
 
 class Utility:
-    """A library that is registered with a hub: what a binding is given as its ``utilid``."""
+    """A library that is registered with a hub: a binding knows it as its ``utilid``."""
 
     __slots__ = (
         "__weakref__",
@@ -59,17 +59,17 @@ class Utility:
         self.name: Final = name
         self.mailbox: Final = mailbox
         self.portal: Portal[Any] | None = None  # until it is settled in
-        self._outstanding: dict[Delivery, None] = {}  # what has its last call before it
-        self._delivering: dict[Delivery, int] = {}  # which thread is in deliver() with it,
-        self._running: dict[Delivery, int] = {}  # and in which one of its functions runs
-        self._leaving: dict[Flag, None] = {}  # who wants to know that one has left
+        self._outstanding: dict[Delivery, None] = {}  # deliveries whose last call is yet to come
+        self._delivering: dict[Delivery, int] = {}  # the thread that is in deliver() with it
+        self._running: dict[Delivery, int] = {}  # the thread in which one of its functions runs
+        self._leaving: dict[Flag, None] = {}  # set whenever a delivery has left
         self._hub = hub
         self._forget: Callable[[], object] | None = None
         self._once = [None]
 
     def settle_in(self, portal: Portal[Any], forget: Callable[[], object]) -> None:
         self._forget = forget
-        self.portal = portal  # the last, it says that it is done
+        self.portal = portal  # last: readers take it as the sign that all is set
 
     @property
     def lane(self) -> Any:
@@ -95,28 +95,28 @@ class Utility:
         return not self.unregistered and self.portal is not None and self.lane.refusal is None
 
     def unregister(self) -> bool:
-        """End it. False if that was done before, or is being done."""
+        """End the registration. False if that was done before, or is being done."""
         try:
             self._once.pop()
         except IndexError:
             return False
         portal = self.portal
         if portal is None or self._forget is None:
-            return False  # the hub ends while it is being registered
+            return False  # the hub ends while the library is being registered
         self._forget()
         self.mailbox.registry.release(self.lane.source)
         portal.abort()
         self._wait_until_left()
         return True
 
-    # -- what is under way: from any thread --------------------------------------------------------
+    # -- the deliveries under way: from any thread -------------------------------------------------
 
     def enter(self, delivery: Delivery) -> None:
         self._delivering[delivery] = threading.get_ident()
         self._outstanding[delivery] = None
 
     def run(self, delivery: Delivery, func: Callable[..., Any], *args: Any) -> Any:
-        """Call *func*. If it unregisters us, that does not wait for the end of *delivery*."""
+        """Call *func*. If it calls ``unregister``, that does not wait for *delivery* to leave."""
         self._running[delivery] = threading.get_ident()
         try:
             return func(*args)
@@ -132,7 +132,7 @@ class Utility:
             left.set()
 
     def _wait_until_left(self) -> None:
-        """Block until all have left but what this thread is at, for at most LEAVE_TIMEOUT."""
+        """Block until all deliveries but this thread's own have left, at most LEAVE_TIMEOUT."""
         left = Flag()
         self._leaving[left] = None
         try:
@@ -143,27 +143,27 @@ class Utility:
     def _look_until_left(self, left: Flag) -> None:
         deadline = time.monotonic() + LEAVE_TIMEOUT
         while True:  # in a function of its own: see ``_stop_newest_first`` in ``_ending/order``
-            left.clear()  # first clear, then look: who leaves after the look sets it again
+            left.clear()  # first clear, then look: a delivery that leaves after the look sets it
             if all(map(self._is_mine, self._outstanding.copy())):
                 return
             if not left.wait(max(0.0, deadline - time.monotonic())):
                 return
 
     def _is_mine(self, delivery: Delivery) -> bool:
-        """Does this thread have to go on for *delivery* to leave? We may be in a signal handler."""
+        """Must this thread go on before *delivery* can leave? (We may be in a signal handler.)"""
         me = threading.get_ident()
         at = self._running.get(delivery), self._delivering.get(delivery)
-        # With nobody and no longer queued, it is in the hands of the hub's thread.
+        # If no thread has it, and it is no longer queued, the hub's thread has it.
         return me in at or (at == (None, None) and self.mailbox.home.is_here())
 
     # -- for the mailbox ---------------------------------------------------------------------------
 
     def open(self, item: Any) -> Any:
         """``decode`` of the source: in the hub's thread, when *item* is received."""
-        return item.open() if isinstance(item, Delivery) else item  # or sent by somebody else
+        return item.open() if isinstance(item, Delivery) else item  # or sent through the portal
 
     def hand_back(self, item: Any) -> None:
-        """``on_undelivered`` of the source: nobody will receive *item*."""
+        """``on_undelivered`` of the source: *item* will not be received."""
         if isinstance(item, Delivery):
             item.cancel()
 
@@ -172,7 +172,7 @@ class Utility:
 
 
 class Delivery:
-    """Data that nobody waits for. The mailbox opens it or hands it back, one of them, once."""
+    """A delivery without an asker. The mailbox either opens it or hands it back, once."""
 
     __slots__ = ("_data", "_decode", "_utility")
 
@@ -186,7 +186,7 @@ class Delivery:
     def open(self) -> Any:
         utility = self._utility
         item = utility.run(self, self._decode, utility.hub, self._data, utility)
-        utility.leave(self)  # not if it has raised: then it is cancelled
+        utility.leave(self)  # not if ``decode`` has raised: then ``cancel`` is called
         return NOTHING if item is None else item
 
     def cancel(self) -> None:
@@ -198,12 +198,12 @@ class Delivery:
 
 
 class Asked(Delivery):
-    """Data that was delivered by somebody who waits now.
+    """A delivery whose asker waits.
 
-    Its question is settled once. Who settles it with an answer, or by forgetting its token, makes
-    the last call in :meth:`wake`. If the question was released or abandoned, the asker makes it, in
-    :meth:`cancel`. Only then may the hub's thread be about to decode it: ``dict.setdefault``
-    decides whether it still does, and if so the asker waits until it has.
+    Its question is settled once. A thread that answers it, or forgets its token, makes the last
+    call in :meth:`wake`. If the question was released or abandoned, the asker makes the last call,
+    in :meth:`cancel`. Only then may the hub's thread be about to decode it: ``dict.setdefault``
+    decides whether the hub's thread still decodes it. If so, the asker waits until that has ended.
     """
 
     __slots__ = ("_begun", "_ending", "_last_calls", "_opened", "_return", "_woken", "question")
@@ -219,7 +219,8 @@ class Asked(Delivery):
         self._return = return_
         self.question: Question | None = None
         self._begun: dict[None, Literal["opened", "cancelled"]] = {}
-        self._ending: Literal["decode", "return", "nothing"] = "decode"  # what is called last
+        # The function of the last call.
+        self._ending: Literal["decode", "return", "nothing"] = "decode"
         self._last_calls = [None]
         self._opened = Gate()
         self._woken = Gate()
@@ -239,7 +240,7 @@ class Asked(Delivery):
         return NOTHING if item is None else item
 
     def wake(self) -> None:
-        """Its question was settled: the last call, and then the asker may go on."""
+        """Make the last call, because its question was settled; then let the asker go on."""
         question = self.question
         if question is None or question.outcome is None:
             return
@@ -252,7 +253,7 @@ class Asked(Delivery):
         self._woken.wait()
 
     def cancel(self) -> None:
-        """The last call, in the asker's thread, after it has ceased to wait."""
+        """Make the last call, in the asker's thread, which waits no longer."""
         if self._begun.setdefault(None, "cancelled") == "opened":
             self._opened.wait()
         self._call_last(None, "released", None)
@@ -261,7 +262,7 @@ class Asked(Delivery):
         try:
             self._last_calls.pop()
         except IndexError:
-            return  # Ctrl-C has struck in it
+            return  # it was made before, and Ctrl-C has struck in it
         utility = self._utility
         try:
             if self._ending == "decode":
@@ -271,7 +272,7 @@ class Asked(Delivery):
                 answer = value if ending == "answered" else None
                 utility.run(self, self._return, hub, self._data, utility, garbage, answer)
                 if ending == "refused":
-                    utility.report(value)  # else nobody would hear of it
+                    utility.report(value)  # ``return_`` does not get the exception
         except BaseException as exc:
             utility.report(exc)
             if isinstance(exc, (KeyboardInterrupt, SystemExit)):
@@ -279,10 +280,10 @@ class Asked(Delivery):
 
 
 class Gate:
-    """Closed until somebody opens it, for good. One thread waits in front of it.
+    """Closed until a thread opens it, for good. One thread waits in front of it.
 
-    A lock that is taken twice, as in ``Portal.send``; the flag is for the one who is struck by
-    Ctrl-C when it has just taken it, and waits again.
+    A lock that is taken twice, as in ``Portal.send``. The flag lets a thread wait a second time, if
+    Ctrl-C has interrupted it when it had just taken the lock.
     """
 
     __slots__ = ("_lock", "_open")

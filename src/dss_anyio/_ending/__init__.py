@@ -1,1 +1,1 @@
-"""The order of the end, and every end that runs no ``finally``."""
+"""The order in which a hub ends, and each way in which a hub ends without a ``finally``."""

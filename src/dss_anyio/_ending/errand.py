@@ -1,19 +1,21 @@
-"""A coroutine of a library's binding, which a thread of ours has run in the hub's event loop.
+"""An errand: one of our threads runs a coroutine in the hub's event loop, and waits for it.
 
-``start`` and ``stop`` may be coroutine functions. They are called where plain ones are called, in a
-thread that may wait; the coroutine that comes out of it is sent on an errand into the event loop,
-and the thread waits for it. So the order of the end, its time limits (in real time, whatever clock
-the loop has) and what is reported are the same for both kinds.
+``start`` and ``stop`` of a library's binding may be coroutine functions. We call them where we call
+plain functions: in a thread that may wait. That thread sends the coroutine on an errand into the
+event loop, and waits for it. So for both kinds of functions the order of the end is the same. Its
+time limits are the same, too (in real time, whatever clock the loop has), and so are the reports of
+errors.
 
-The coroutine runs in a task that belongs to no task group: the hub's own is gone when its sources
-are stopped, and no cancellation of somebody else's reaches it. (On asyncio, ``task.cancel()`` does,
-if somebody looks for this very task.)
+The coroutine runs in a task that belongs to no task group. The hub's own task group is gone when
+the hub's sources are stopped, and the cancellation of another task group must not reach the
+coroutine. (On asyncio, ``task.cancel()`` does, if the user looks for this very task.)
 
-Between threads: ``_turn`` decides once whether the coroutine is begun, by the loop, or called off,
-by the thread that waits. The loop decides that, and later the task reads ``_cancelled``. Who
-cancels it writes ``_cancelled``, and then looks whether it was begun. So either the task reads it,
-or the loop is asked to call ``_cancel_now``. It does that before the task has its ``_scope``, and
-nothing happens, or after it. All three run in the loop's thread.
+Between threads: ``_turn`` decides once whether the loop begins the coroutine, or the waiting thread
+calls it off. The loop decides to begin, and later the task reads ``_cancelled``. A thread that
+cancels writes ``_cancelled``, and *then* looks whether the coroutine was begun. So either the task
+reads it, or that thread asks the loop to call ``_cancel_now``. That call may come before the task
+has its ``_scope``: then it does nothing, and the task reads ``_cancelled``. Or it comes after that,
+and cancels the scope. The begin, the task and this call all run in the loop's thread.
 """
 
 from __future__ import annotations
@@ -58,10 +60,10 @@ class Errand:
 
         After *limit* seconds it is cancelled, and has ``GRACE`` seconds to end.
 
-        :raises BaseException: what it raises
+        :raises BaseException: the exception of the coroutine
         :raises TimeoutError: if it was cancelled because of the limit
-        :raises RuntimeError: if the loop is gone, or this is its thread, so that it cannot run; or
-            if somebody else has cancelled it
+        :raises RuntimeError: if the loop is gone, or this is its thread, so that the coroutine
+            cannot run; or if it was cancelled by code that is not the hub's
         """
         way_in, call_soon = self._home.way_in, self._home.call_soon
 
@@ -99,7 +101,7 @@ class Errand:
             if self._home.errands is not None:
                 self._home.errands.pop(self, None)
             if self._turn.decide("called off"):
-                coroutine.close()  # or Python says that nobody has awaited it
+                coroutine.close()  # or Python warns that it was never awaited
         if self._error is not None:
             raise self._error
         if self._turn.decision != "begun":
@@ -110,7 +112,7 @@ class Errand:
         return self._value
 
     def give_up(self) -> None:
-        """The event loop is over, and does not come back to the coroutine. From any thread."""
+        """End the wait: the event loop is over, and the coroutine with it. From any thread."""
         if self._error is None:
             self._error = self._cannot_run("its event loop was closed or left meanwhile")
         self._end()
@@ -119,13 +121,12 @@ class Errand:
         try:
             self._done.release()
         except RuntimeError:
-            pass  # the loop was over, and this had been given up
+            pass  # released before: ``give_up`` was called first
 
     def cancel(self) -> bool:
-        """Cancel the coroutine, also one that is yet to begin. From any thread; never waits.
+        """Cancel the coroutine, also before it begins. From any thread; never waits.
 
-        Returns whether there is one that has begun. One that begins later gets as far as to where
-        it first waits.
+        Returns whether it has begun. If it begins later, it runs until it first waits.
         """
         self._cancelled = True
         call_soon = self._home.call_soon
@@ -147,7 +148,7 @@ class Errand:
                 if self._cancelled:
                     self._scope.cancel()
                 self._value = await coroutine
-        except GeneratorExit:  # first: there is no loop now that could be asked what its own are
+        except GeneratorExit:  # first: the next clause needs a running loop, and there is none
             self._error = self._cannot_run("its event loop was closed meanwhile")
             raise
         except get_cancelled_exc_class() as exc:
@@ -155,7 +156,7 @@ class Errand:
             self._error.__cause__ = exc
             raise
         except BaseException as exc:
-            self._error = exc  # Ctrl-C in it is raised where the hub ends
+            self._error = exc  # the end of the hub raises it, also Ctrl-C
         finally:
             self._end()
 

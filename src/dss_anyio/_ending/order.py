@@ -1,22 +1,22 @@
-"""How a hub or a source ends, once it accepts nothing new and nobody is blocked in it any more.
+"""The order in which a hub or a source ends, and the steps of it that block.
 
 The order, for a whole hub and in the same way for one source alone:
 
 1. refuse new items                                  } ``Mailbox.end``, or ``Registry.release`` for
-2. release everybody who is blocked                  } a source: at once, in the thread that ends it
+2. release all blocked calls                         } a source: at once, in the thread that ends it
 3. cancel the hub's tasks                            ``Hub.__aexit__``, for an async hub
 4. wait until the released calls have left           } this file. It blocks, so it runs in a worker
 5. run each source's ``stop``, newest source first;  } thread for an async hub, and in the caller's
-   wait for those that are being ended alone         } thread for a polled one
-6. hand back what was not delivered                  }
+   wait for sources that are ending alone            } thread for a polled hub
+6. hand back the items that were not received        }
 
 Why 2 comes before 5: most ``stop`` functions join the very thread that is blocked in the hub.
 Why 4 comes before 5: some ``stop`` functions hold the GIL while they join their thread. A callback
 that was released, but has not returned yet, needs the GIL to return.
-Why 6 comes last: until its ``stop`` has returned, a library may use what it has sent.
+Why 6 comes last: until its ``stop`` has returned, a library may use the items that it has sent.
 
-A ``stop`` that is a coroutine function is called in 5 like any other. Its coroutine then runs in
-the hub's event loop, and our thread waits for it (see ``errand``).
+Step 5 calls a ``stop`` that is a coroutine function like any other. Its coroutine then runs in the
+hub's event loop, and our thread waits for it (see ``errand``).
 
 The ends that do not pass through ``close`` or ``__aexit__`` are in ``ways_out``.
 """
@@ -48,24 +48,24 @@ LEAVE_TIMEOUT = 2.0  # seconds for the released calls to leave; they need micros
 
 
 class Trouble(NamedTuple):
-    """An error that has come up at the end, of whichever source."""
+    """An error at the end of a hub or source, with the name of its source."""
 
     source: str | None
     exc: BaseException
 
 
 class Ending(NamedTuple):
-    """One thread's run of steps 4 to 6 for a hub; others may wait for it."""
+    """One thread's run of steps 4 to 6 for a hub; other threads may wait for it."""
 
-    done: threading.Event  # it is complete, or was cut short
-    deadline: float  # by when it should be, in ``time.monotonic()``
+    done: threading.Event  # set when the run is complete, or was cut short
+    deadline: float  # the time by which ``done`` should be set, as ``time.monotonic()`` has it
 
 
 def release_all(mailbox: Mailbox) -> BaseException | None:
     """Steps 1 and 2 for a whole hub, completed even if Ctrl-C strikes in the middle.
 
-    Returns the exception that has struck, or that a callback of a future has raised: the caller
-    goes on to end the hub, and raises it in the end.
+    Returns the exception of Ctrl-C, or of a callback of a future. The caller goes on to end the
+    hub, and raises it in the end.
     """
     try:
         mailbox.end(hub_gone)
@@ -73,7 +73,7 @@ def release_all(mailbox: Mailbox) -> BaseException | None:
         try:
             mailbox.end(hub_gone)  # waiters that were refused already are passed over
         except BaseException:
-            pass  # the second of two; the first one leaves
+            pass  # the second exception of two: the caller gets the first
         return exc
     return None
 
@@ -85,11 +85,12 @@ def end_sources(
 ) -> list[Trouble]:
     """Steps 4 to 6 for a whole hub. Blocks; returns the errors of the callbacks.
 
-    They are added to *errors*, so that none is lost if Ctrl-C cuts this short.
+    The errors are added to *errors*, so that none is lost if Ctrl-C cuts this short. Coroutines run
+    in *context*.
 
-    Only the first caller does anything. A second one must not hand back what a library may still
-    use, and must not wait either: the first may be waiting for a ``stop`` that has called us.
-    Coroutines see *context*.
+    Only the first caller does anything. A second caller must not hand back items that a library may
+    still use. It must not wait either: the first caller may be waiting for a ``stop`` that has
+    called us.
     """
     registry = mailbox.registry
     limits = [_at_most(source) for source in list(registry.sources.values())]
@@ -101,8 +102,8 @@ def end_sources(
             return []
         mailbox.inside.wait_until_left(None, LEAVE_TIMEOUT)
         _stop_newest_first(mailbox, context, errors)
-        # Sources whose ``open_source`` block is being left. It enters them here before it retires
-        # them, so each source was either found above or is found here.
+        # Sources whose ``open_source`` block is being left. The block enters its source in
+        # ``stopping`` before it retires the source, so we find each source above or here.
         for source, stopped in list(registry.stopping.items()):
             wait_for(stopped, _alone_at_most(source))
         mailbox.sweep()
@@ -115,23 +116,23 @@ def end_sources(
 
 
 def _at_most(source: Source) -> float:
-    """How many seconds ``stop`` below may take."""
+    """How many seconds the function ``stop`` below may take for *source*."""
     return source.stop_timeout + 2 * GRACE
 
 
 def _alone_at_most(source: Source) -> float:
-    """And the end of an ``open_source`` block: ``start`` may still run as well."""
+    """How many seconds the end of an ``open_source`` block may take: ``start`` may still run."""
     return source.stop_timeout + GRACE + LEAVE_TIMEOUT + _at_most(source)
 
 
 def _stop_newest_first(mailbox: Mailbox, context: Context | None, errors: list[Trouble]) -> None:
-    """Step 5 for the sources that nobody ends alone.
+    """Step 5 for the sources that do not end alone.
 
     A function of its own, as ``Inside._look_until_left`` is, because of CPython 3.12 to 3.14. If a
-    condition in a ``while`` loop inside of a ``try`` jumps back to the loop's head, that jump is
-    not in the ``try`` (python/cpython#130279). CPython looks for signals at just that jump. If a
-    handler raises there (Ctrl-C), no ``finally`` and no ``except`` of this function sees it. The
-    caller's do, as they see every exception of a call.
+    condition in a ``while`` loop inside a ``try`` jumps back to the loop's head, that jump is not
+    in the ``try`` (python/cpython#130279). CPython looks for signals at just that jump. If a signal
+    handler raises there (Ctrl-C), no ``finally`` and no ``except`` of this function sees the
+    exception. Those of the caller do, as they see every exception of a call.
     """
     while True:
         try:
@@ -155,14 +156,14 @@ def end_source(
 def together(
     mailbox: Mailbox, on_error: OnError | None, first: BaseException | None, errors: list[Trouble]
 ) -> BaseException:
-    """One exception for *errors* at the end of a hub or source, which came up after *first*."""
+    """One exception for *errors*, from the end of a hub or source, and *first*, from before it."""
     if isinstance(first, (KeyboardInterrupt, SystemExit)):
         for source, exc in errors:
             try:
                 tell(on_error, exc, source, mailbox.books)
             except (KeyboardInterrupt, SystemExit):
-                pass  # as this does
-        return first  # somebody wants to leave; that is not wrapped
+                pass  # *first* ends the program already
+        return first  # it ends the program, so it is not wrapped
     if isinstance(first, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", first)
         before = list(group.exceptions)
@@ -181,9 +182,9 @@ def leaving(
     first: BaseException | None,
     errors: list[Trouble],
 ) -> BaseException:
-    """The same, if a callback of the user's, or Ctrl-C, has raised *struck* during the end."""
+    """The same, if a callback of the user, or Ctrl-C, has raised *struck* during the end."""
     if isinstance(struck, (KeyboardInterrupt, SystemExit)):
-        if not isinstance(first, (KeyboardInterrupt, SystemExit)):  # it leaves once
+        if not isinstance(first, (KeyboardInterrupt, SystemExit)):  # one such exception is enough
             first = struck
     else:
         errors = [Trouble(None, struck), *errors]
@@ -215,7 +216,7 @@ def stop(mailbox: Mailbox, source: Source, context: Context | None, errors: list
     if thread.ident is not None:
         join(thread, source.stop_timeout)
         if not finished and errand.sent:
-            join(thread, 2 * GRACE)  # it is being cancelled, and the thread says how that ends
+            join(thread, 2 * GRACE)  # the thread cancels the coroutine, and reports the outcome
     if not finished:
         error: BaseException = TimeoutError(
             f"stopping {named(source.name, mailbox.books)} takes longer than "
@@ -231,15 +232,15 @@ def stop(mailbox: Mailbox, source: Source, context: Context | None, errors: list
 
 
 def errand_to_stop(mailbox: Mailbox, source: Source, context: Context | None) -> Errand:
-    """What runs the coroutine if the ``stop`` of *source* returns one."""
+    """Return the errand that runs the coroutine, if the ``stop`` of *source* returns one."""
     return Errand(mailbox.home, context, f"stop of {named(source.name, mailbox.books)}")
 
 
 def tell_late(mailbox: Mailbox, trouble: Trouble) -> None:
-    """Log what went wrong at an end that nobody waits for. In any thread."""
+    """Log an error of an end for which no thread or task waits. In any thread."""
     source, exc = trouble
     ended = named(source, mailbox.books)
-    _logger.error("error at the end of %s, which nobody waits for: %r", ended, exc, exc_info=exc)
+    _logger.error("error at the end of %s, for which no caller waits: %r", ended, exc, exc_info=exc)
 
 
 def tell_all_late(mailbox: Mailbox, errors: list[Trouble]) -> None:
@@ -248,9 +249,9 @@ def tell_all_late(mailbox: Mailbox, errors: list[Trouble]) -> None:
 
 
 def tell_unheard(mailbox: Mailbox, errors: list[Trouble]) -> None:
-    """The same, and forget them, if the coroutine that awaits them is in a loop that is over.
+    """Log *errors* and forget them, if the coroutine that awaits them is in a loop that is over.
 
-    In the thread that has come upon them, before it says that it is done: Python may exit then.
+    In the thread that has caught them, before it says that it is done: then Python may exit.
     """
     if mailbox.home.way_in is not None and mailbox.home.loop_is_over:
         tell_all_late(mailbox, errors)

@@ -4,22 +4,24 @@ Usually ``close()`` or the end of a ``with`` block ends a hub. Sometimes Python 
 
 1. **The event loop was closed** while the hub's task was suspended: ``abandon_those_in``. Runs in
    the thread that closes the loop, inside ``loop.close()`` (see the witness in
-   ``_loops/on_asyncio``), or when the loop is destroyed. It may not await,
-   block or raise.
+   ``_loops/on_asyncio``), or when the loop is destroyed. It may not await, block or raise. The
+   calls that release a blocked asker: the loop's ``close``, which is ``WayIn.__call__``;
+   ``abandon_those_in``; ``abandon``; ``order.release_all``; ``Mailbox.end``; ``Registry.end``;
+   ``Inside.refuse``; ``Question.refuse``.
 2. **The hub is garbage**, or its coroutine is being destroyed: ``abandon``. Runs in any thread,
    between any two bytecodes, as a destructor. It may not block, take a lock or raise.
-3. **Python exits**: ``_at_exit``. Runs in the main thread, before Python joins any thread, be it a
+3. **Python exits**: ``_at_exit``. Runs in the main thread, before Python joins any thread, even a
    thread of an executor. It may block, for as long as the time limits of the ``stop`` functions
-   allow. It may not end a hub whose own thread Python is about to join: for those that such a
-   thread leaves behind, ``_outlive`` runs in a thread of its own, after that one.
+   allow. It may not end a hub whose own thread Python is about to join. If such a thread leaves a
+   hub behind, ``_outlive`` ends that hub, in a thread made for it, after the hub's own thread.
 4. **The process was forked**: ``_after_fork_in_child``. Runs in the only thread of the child,
    before ``os.fork`` returns there. The other threads, the loop, its sockets and the libraries are
    the parent's: it may not call, wake, stop or hand back anything.
 
 A process that is killed, or calls ``os._exit``, runs nothing.
 
-All of them begin with ``Mailbox.end``, which refuses and releases at once (in a forked child with
-``Mailbox.forget``). 1 and 2 leave the rest of the order to a daemon thread, because that blocks.
+Each of the four begins with ``Mailbox.end``, which refuses and releases at once (in a forked child
+with ``Mailbox.forget``). 1 and 2 leave the rest of the order to a daemon thread, because it blocks.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ from .order import end_sources, release_all, tell_all_late
 
 # -- The open hubs of this process -----------------------------------------------------------------
 #
-# Both are changed and copied in single steps only, so destructors and other threads may use them at
-# any time.
+# Both dicts are changed and copied in single steps only, so destructors and other threads may use
+# them at any time.
 
 # A weak reference to each hub, and one to its mailbox. (A strong one would not do: a mailbox holds
 # items and callbacks, which may hold the hub, and then the hub would never be garbage.)
 _watched: dict[Callable[[], Any], Callable[[], Mailbox | None]] = {}
-_orphans: dict[Mailbox, object] = {}  # those that a daemon thread is ending for us
+_orphans: dict[Mailbox, object] = {}  # the mailboxes that a daemon thread is ending
 
 
 # ``unwatch(watch(hub), None)`` takes the hub out again; a second call does nothing. The
@@ -62,8 +64,8 @@ def watch(hub: Any, mailbox: Mailbox) -> Callable[[], Any]:
     """
     watched = weakref.ref(hub)
     _watched[watched] = weakref.ref(mailbox)
-    # Python may have begun to exit. It writes that down before it looks at the open hubs: so either
-    # it finds this one, or we read it.
+    # Python may have begun to exit. ``_at_exit`` writes ``_exiting``, and *then* looks at the open
+    # hubs. So either it finds this hub, or we read ``_exiting``.
     if _exiting:
         _guard(threading.current_thread())
     return watched
@@ -107,22 +109,25 @@ def abandon_those_in(
     loop: int,
     _open_mailboxes: Callable[[], Iterator[Mailbox]] = _open_mailboxes,  # as above
 ) -> None:
-    """End the hubs in the event loop *loop*, which was closed under them (``way.watch_loop``)."""
+    """End the hubs in the event loop *loop*, which was closed under them.
+
+    Called as ``WayIn._when_closed`` by ``WayIn.__call__`` in ``_loops/on_asyncio``.
+    """
     for mailbox in _open_mailboxes():
         if mailbox.home.loop == loop:
             mailbox.home.end_errands()
             abandon(mailbox)
             inlets = mailbox.inlets
             if inlets is not None and inlets.watch is None:
-                inlets.bell.close()  # the loop was about to watch it
+                inlets.bell.close()  # the loop was about to watch its descriptor
 
 
 # -- 2. The hub is garbage -------------------------------------------------------------------------
 
 
 def abandon(mailbox: Mailbox) -> None:
-    """End *mailbox* where nothing may block. A daemon thread does what takes time."""
-    release_all(mailbox)  # what has struck has nobody to go to
+    """End *mailbox* where nothing may block. A daemon thread does the steps that take time."""
+    release_all(mailbox)  # an exception that it returns has no caller to go to
     if mailbox.home.way_in is not None:
         mailbox.home.way_in.leave_loop_soon(mailbox.home)
     if mailbox.refusal is other_process:
@@ -130,7 +135,7 @@ def abandon(mailbox: Mailbox) -> None:
     registry = mailbox.registry
     if registry.sources or registry.stopping or mailbox.entries() or mailbox.ending:
         mine = object()
-        if _orphans.setdefault(mailbox, mine) is mine:  # the first who comes
+        if _orphans.setdefault(mailbox, mine) is mine:  # only the first caller starts a thread
             start_daemon(lambda: _end_orphan(mailbox), "dss_anyio: ending an abandoned hub")
     else:
         mailbox.sweep()
@@ -154,27 +159,27 @@ def _see_to_the_end(mailbox: Mailbox) -> None:
 # -- 3. Python exits -------------------------------------------------------------------------------
 
 _exiting: list[None] = []  # not empty from the moment at which Python begins to exit
-_guarded: dict[threading.Thread, object] = {}  # for whose end a thread of ours waits
+_guarded: dict[threading.Thread, object] = {}  # threads for whose end a thread of ours waits
 
 
 def _at_exit() -> None:
     """End the hubs that the exiting main thread leaves behind.
 
     Those are the hubs of the main thread itself, of daemon threads and of threads that have ended.
-    A hub in a thread that Python is about to join is left to its own ``with`` block; if that thread
-    ends without having ended its hub, a thread of ours does it then.
+    A hub in a thread that Python is about to join is left to its own ``with`` block. If that thread
+    ends without having ended its hub, a thread of ours ends the hub then.
     """
     _exiting.append(None)  # before the look at the open hubs: see ``watch``
     _end_those_of(lambda home: home is None or home.daemon or _has_left(home))
 
 
 def _has_left(home: threading.Thread | None) -> bool:
-    """Does no event loop run in it any more? (The main thread exits, or has ended.)"""
+    """Does no event loop run in *home* any more? (The main thread exits, or has ended.)"""
     return home is None or home is threading.main_thread() or not home.is_alive()
 
 
 def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
-    """End the hubs whose thread has *ended*, as the caller sees it; guard the threads of others."""
+    """End the hubs whose thread has *ended*, as the caller sees it; guard the other threads."""
     left_behind: list[Mailbox] = []
     for mailbox in _open_mailboxes():
         # Read once: another thread may poll the hub, and is its home then.
@@ -182,11 +187,11 @@ def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
         if ended(home):
             if _has_left(home):
                 mailbox.home.end_errands()
-            release_all(mailbox)  # the program leaves already, whatever has struck
+            release_all(mailbox)  # the exception that it may return: the program ends already
             left_behind.append(mailbox)
         elif home is not None:
             _guard(home)
-    # Only after all of them have released everybody: a ``stop`` of one hub may join a thread that
+    # Only after all hubs have released their waiters: a ``stop`` of one hub may join a thread that
     # was blocked in another one.
     for mailbox in left_behind:
         _see_to_the_end(mailbox)
@@ -195,8 +200,8 @@ def _end_those_of(ended: Callable[[threading.Thread | None], bool]) -> None:
 def _guard(home: threading.Thread) -> None:
     """When *home* has ended, end the hubs that it leaves behind, in a thread made for that.
 
-    It is no daemon, so Python joins it as well, after *home*; otherwise Python might cut it off
-    while it stops a library.
+    That thread is no daemon, so Python joins it as well, after *home*. Otherwise Python might cut
+    it off while it stops a library.
     """
     mine = object()
     if home.daemon or home is threading.main_thread():  # Python joins neither
@@ -210,14 +215,14 @@ def _guard(home: threading.Thread) -> None:
         thread.start()
     except RuntimeError:
         # The system has no thread left; or it is CPython 3.12.0 or 3.12.1, which starts none while
-        # it exits. Then nobody sees to it that *home* leaves no hub behind.
+        # it exits. Then a hub that *home* leaves behind is not ended.
         _guarded.pop(home, None)
 
 
 def _outlive(home: threading.Thread) -> None:
     home.join()
     _guarded.pop(home, None)
-    # What daemons and the main thread have opened since ``_at_exit`` is in use.
+    # Hubs that daemon threads and the main thread have opened since ``_at_exit`` are in use.
     main = threading.main_thread()
     _end_those_of(lambda home: home is None or not (home.is_alive() or home is main))
 
@@ -226,10 +231,10 @@ def _call_before_exit(func: Callable[[], object]) -> None:
     """Have *func* called in the main thread when Python exits, before anything is joined.
 
     ``atexit`` comes too late: Python has joined all threads by then. The functions that
-    ``threading._register_atexit`` knows are called newest first, and those of
-    ``concurrent.futures``, which join the threads of executors, may be newer than ours: that module
-    is often imported late (``loop.run_in_executor`` does so). A thread of an executor that waits
-    for a hub would be joined for ever. So *func* is called before all of them, by what calls them:
+    ``threading._register_atexit`` knows are called newest first. Those of ``concurrent.futures``
+    join the threads of executors, and may be newer than ours: that module is often imported late
+    (``loop.run_in_executor`` does so). If a thread of an executor waits for a hub, that join would
+    never end. So *func* is called before all of them: we replace their caller,
     ``threading._shutdown``, which Python looks up in the module when it exits.
     """
     private: Any = threading

@@ -1,1 +1,1 @@
-"""The receiving faces: hubs in an event loop, in a thread of their own, and polled."""
+"""The receiving faces: hubs in an event loop, in a thread of their own, and polled hubs."""

@@ -1,4 +1,4 @@
-"""What both receiving faces share: opening, registering, looking at the state."""
+"""The common part of both receiving faces: opening, registering, looking at the state."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ T_Raw = TypeVar("T_Raw")
 _numbers = count(1)
 
 
-openings: list[Callable[[Face[Any]], object]] = []  # told of each hub that is opened: for tests
+openings: list[Callable[[Face[Any]], object]] = []  # called with each hub that is opened: for tests
 
 
 class Face(NotCopied, Typed, Docks, Generic[T_Item]):
-    """What Hub and PolledHub share."""
+    """The base of Hub and PolledHub."""
 
     _task_group: TaskGroup | None = None  # of an open hub that has an event loop
     _has_loop: bool = False  # an event loop, in which coroutine functions can run
-    _left_open: bool = False  # True from its opening until somebody begins to end it
+    _left_open: bool = False  # True from its opening until its end begins
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
         self._portal: Portal[T_Item] = Portal(mailbox, mailbox.root)
 
     def _enter_thread(self) -> None:
-        """From now on this thread is the one that receives."""
+        """Make this thread the receiving thread, and enter the hub among the open ones."""
         home = self._mailbox.home
         home.come_home()
         home.hub = watch(self, self._mailbox)
@@ -80,10 +80,10 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
         if swept and not self._left_open:
             return
         if mailbox.refusal is _other_process:
-            return  # a forked child has not opened it, and need not close it
+            return  # this is a forked child: the parent opened the hub, and the parent closes it
         forgotten = f"Unclosed {self!r}" if self._left_open else None
         if not swept:
-            # Nobody can receive any more, so nobody may go on waiting. No portal holds the hub.
+            # No thread can receive any more, so none may go on waiting. No portal holds the hub.
             _abandon(mailbox)
         _unwatch(mailbox.home.hub, None)
         if forgotten is not None:
@@ -144,28 +144,28 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
         From any thread; never waits. The source is registered until its portal (and each clone of
         it) is closed or aborted, or the hub ends.
 
-        :param stop: called once if the source is still registered when the hub ends, to stop
-            the library: newest source first, when no call is blocked any more.
-            A plain function is called in a worker thread. A coroutine function (or a plain one that
-            returns a coroutine) runs in the hub's event loop, in a task of its own, which the
-            cancellation of the hub's tasks does not reach; if that loop is gone, it is not run, and
-            an error says so. Its exception is raised where the hub ends.
+        :param stop: called once if the source is still registered when the hub ends, to stop the
+            library: newest source first, when no call is blocked any more. A plain function is
+            called in a worker thread. A coroutine function (or a plain one that returns a
+            coroutine) runs in the hub's event loop. It has a task of its own, which the
+            cancellation of the hub's tasks does not reach. If that loop is gone, it is not run, and
+            an error says so. The exception of *stop* is raised where the hub ends
         :param stop_timeout: how many seconds *stop* may take (``math.inf``: any number). Then a
             ``TimeoutError`` is raised where the hub ends; a plain function goes on in a daemon
             thread, a coroutine is cancelled, and has 2 seconds to end
         :param decode: called with each item in the hub's thread when it is received; its return
             value is received in place of the item. If it raises, the item goes to *on_undelivered*
-            and the exception to ``on_error``, and the next item is received.
+            and the exception to ``on_error``, and the next item is received
         :param on_undelivered: called with each accepted item that will not be received, exactly
-            once, so that you can free what it holds: in the sending thread if the policy drops it,
-            in the thread that aborts the portal, in a worker thread when the hub ends. It should be
-            quick. Its exception goes to ``on_error``.
+            once, so that you can free the resources of the item. It runs in the sending thread if
+            the policy drops the item, in the thread that aborts the portal, or in a worker thread
+            when the hub ends. It should be quick. Its exception goes to ``on_error``
         :param max_buffer_size: how many of its items may wait to be received: a bound of its own
-            instead of the hub's. So it cannot fill the hub for the others, and they cannot fill it
-            for this source. None: it shares the hub's
-        :param overflow: what is done with an item of its own that finds no room: the policies are
-            those of :func:`open_hub`, ``"drop_oldest"`` drops the oldest item of this source. If
-            only one of the two is given, the other one is as the hub's
+            instead of the hub's. So this source cannot fill the hub for other sources, and they
+            cannot fill it for this source. None: it shares the hub's places
+        :param overflow: the policy for an item of this source that finds no room. The policies are
+            those of :func:`open_hub`; ``"drop_oldest"`` drops the oldest item of this source. If
+            only one of the two is given, the other one is the hub's
         :raises ValueError: if a source of that name is registered, or *stop_timeout* is negative;
             if *max_buffer_size* or *overflow* cannot be, as for :func:`open_hub`
         :raises TypeError: if *name* is not a string, *stop_timeout* not a number, or one of the
@@ -208,9 +208,9 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
         if stop is not None:
             source.set_stop(stop)
         lane = mailbox.open_lane(source, places)
-        if lane.refusal is None:  # else no name is kept of those who try after the end
-            source.account = mailbox.books.account_of(name)  # before anybody else knows its lane
-        # Not to be asked of the source later on: the end of the hub takes it from there.
+        if lane.refusal is None:  # else ``books`` would keep the names of attempts after the end
+            source.account = mailbox.books.account_of(name)  # before other threads know the lane
+        # A local variable: the end of the hub may set ``source.portal`` to None at any time.
         portal = open_portal(mailbox, lane)
         source.portal = portal
         if mailbox.registry.sources.setdefault(name, source) is not source:
@@ -223,8 +223,8 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
                 f"a source named {name!r} is registered already in {title(mailbox.books)}; "
                 f"hub.source({name!r}) returns its portal"
             )
-        # The hub may have ended meanwhile. Its end writes the refusal before it empties
-        # ``sources``; so either it has found ours and will call ``stop``, or we read the refusal.
+        # The hub may have ended meanwhile. Its end writes the refusal, and *then* empties
+        # ``sources``. So either it finds our source and calls ``stop``, or we read the refusal.
         if lane.refusal is not None and source.retire("portal"):
             mailbox.registry.sources.pop(name, None)
             raise lane.refusal(lane)
@@ -233,8 +233,8 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
     def source(self, name: str) -> Portal[Any]:
         """Return the portal of the registered source *name*. From any thread; never waits.
 
-        It is the one that :meth:`register` has returned, and may be closed while a clone of it
-        keeps the source registered.
+        :meth:`register` has returned the same portal. It may be closed while a clone of it keeps
+        the source registered.
 
         :raises LookupError: if no source of that name is registered
         """
@@ -271,15 +271,15 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
                 f"there is no API {version!r}; {title(self._mailbox.books)} has "
                 f"{' and '.join(map(repr, sorted({*makers, '2.0'})))}"
             )
-        # Made when they are first asked for. (Why the mailbox's, and not our own: see ``Docks``.)
+        # Made at the first call. (Why in the mailbox's dict, and not in our own: see ``Docks``.)
         apis: dict[str, Any] = self._mailbox.__dict__.setdefault("apis", {})
-        # Two threads that ask at once may make two; both get the one that was entered first.
+        # Two threads that call at once may make two; both get the one that was entered first.
         return apis.get(version) or apis.setdefault(version, make(self))
 
     def open_feed(self, max_buffer_size: float, *, name: str | None = None) -> Feed[Any]:
         """Open a feed: a queue from which a callback with a deadline takes items in time.
 
-        From any thread. It ends with the hub, or when it is closed.
+        From any thread; never waits. The feed ends with the hub, or when it is closed.
 
         :param max_buffer_size: how many items may wait to be taken; ``math.inf`` for any number
         :param name: appears in ``repr``, :meth:`blocked` and :meth:`statistics`, where the counts
@@ -292,7 +292,7 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
     def close_senders(self) -> None:
         """End the stream gracefully: refuse new items; queued ones are still received.
 
-        From any thread; never waits. All portals are closed, calls that wait in them raise
+        From any thread; never waits. All portals are closed, and calls that wait in them raise
         ``ClosedResourceError``. The receiver gets the accepted items, then ``EndOfStream``. Sources
         stay registered, so the end of the hub still calls their ``stop``.
         """
@@ -309,9 +309,10 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
         return True  # an empty hub is still a hub
 
     def blocked(self) -> list[BlockedCall]:
-        """Return the calls that wait in this hub's portals, longest first. From any thread.
+        """Return the calls that wait in this hub's portals, the longest wait first.
 
-        They tell why a thread hangs: source, method, seconds, thread.
+        From any thread; never waits. Each entry has the source, the method, the seconds and the
+        thread, so you see why a thread hangs.
         """
         return blocked_in(self._mailbox)
 
@@ -340,7 +341,7 @@ class Face(NotCopied, Typed, Docks, Generic[T_Item]):
 
 
 def mailbox_of(hub: Face[Any]) -> Mailbox:
-    """The inside of a hub, for the rooms of this package that look at it."""
+    """The mailbox of *hub*, for the other files of this package that need it."""
     return hub._mailbox  # pyright: ignore[reportPrivateUsage]  # of this file
 
 

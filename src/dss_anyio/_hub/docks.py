@@ -1,7 +1,7 @@
 """How a hub comes to look at its inlets (``_core/inlets``), whatever happens meanwhile.
 
-Invariant: whoever has got the inlets may send through them: the receiver looks there, or is about
-to.
+Invariant: a thread that has got the inlets may send through them: the receiver looks at them, or is
+about to.
 """
 
 from __future__ import annotations
@@ -20,36 +20,38 @@ class Docks:
     _mailbox: Mailbox
 
     def _inlets(self, make_bell: Callable[[], Any]) -> Inlets:
-        """Those of this hub; they are made, and docked, when they are first asked for.
+        """Return the inlets of this hub. The first call makes and docks them.
 
-        What may fail for want of a descriptor comes before anybody else knows of them, so a second
-        attempt begins from scratch. Everything after that may be done twice, and each thread does
-        it before it gets them, unless it has been done to its end: it cannot rely on another thread
-        that is still about it, and that Ctrl-C may strike.
+        The steps that may fail for want of a descriptor come before other threads know the inlets,
+        so a second attempt begins from scratch. All later steps may be done twice. Each thread does
+        them before it gets the inlets, unless they were done to the end. It cannot rely on another
+        thread that is still doing them: Ctrl-C may strike that thread.
 
         :raises OSError: if there is no descriptor left
         """
         mailbox = self._mailbox
-        # Not in the hub's own: on CPython 3.11 and 3.12 each look at one of its attributes would be
-        # a search, once somebody has asked for that. What is looked at in a mailbox is in slots.
+        # Not the hub's own ``__dict__``: on CPython 3.11 and 3.12, once that was used, each look at
+        # an attribute of the hub would be a search. The attributes of a mailbox are in slots.
         once = mailbox.__dict__
         inlets: Inlets | None = once.get("made_inlets")
         if inlets is None:
             bell = make_bell()
             made = Inlets(bell, self._connect(bell), mailbox.books, mailbox.inside)
-            # Of two threads, the first; with the other's bell, its descriptors are closed.
+            # Two threads may get here: the first one's are used. The other's bell is freed, which
+            # closes its descriptors.
             inlets = cast("Inlets", once.setdefault("made_inlets", made))
         if not inlets.docked:
-            # An iteration looks beyond the line from now on: see ``Mailbox.take``. (What another
-            # thread writes in between, of an inlet or of the end, is found by a closer look.)
+            # An iteration looks beyond the line from now on: see ``Mailbox.take``. (Another thread
+            # may write ``beside`` in between, for an inlet or for the end, and we overwrite it: the
+            # closer look finds the inlet, or the end.)
             mailbox.line.beside, mailbox.line.tagged = mailbox.line.beside or Beside(), True
             mailbox.inlets = inlets
-            mailbox.lend(inlets)  # for what is in the rings
+            mailbox.lend(inlets)  # so that the end hands back the items in the rings
             self._dock(inlets)
         return inlets
 
     def _connect(self, bell: Any) -> int:
-        """Give *bell* its descriptors; return the one to be watched. Nobody else knows it yet."""
+        """Give *bell* its descriptors; return the one to watch. No other thread knows it yet."""
         raise NotImplementedError
 
     def _dock(self, inlets: Inlets) -> None:

@@ -43,30 +43,33 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
     """A hub in an event loop of asyncio, uvloop or trio; also its first receiving end.
 
     ``async with dss.open_hub() as hub`` opens it; for type checkers ``dss.open_hub[MyItem](...)``,
-    or ``dss.open_hub[MyItem, MyItem | dss.Request[MyItem]](...)`` if what you receive may be a
-    request. Leaving the block ends it, in this order: no new items are accepted; blocked calls are
+    or ``dss.open_hub[MyItem, MyItem | dss.Request[MyItem]](...)`` if you may receive requests, too.
+
+    Leaving the block ends the hub, in this order: no new items are accepted; blocked calls are
     released with an error; the tasks in :attr:`task_group` are cancelled; the released calls have
-    left; each registered source's ``stop`` has run, newest first, a plain function in a worker
-    thread, a coroutine function in this event loop, each for at most its ``stop_timeout``; the
-    items that were not received went to ``on_undelivered``. Cancellation, also a second one, does
-    not cut this short. On asyncio another task than the one that opened it may end it
-    (``AsyncExitStack``, test fixtures, hooks that start and stop). Not while the first task is in a
-    cancel scope or task group that it has entered after the hub: if the hub has tasks, that raises
-    RuntimeError; if it has none, the first task cannot leave a scope entered before the hub.
+    left; each registered source's ``stop`` has run, newest first, for at most its ``stop_timeout``;
+    the items that were not received went to ``on_undelivered``. A plain ``stop`` runs in a worker
+    thread, a coroutine function in this event loop. Cancellation, also a second one, does not cut
+    this short.
+
+    On asyncio another task than the one that opened it may end it (``AsyncExitStack``, test
+    fixtures, hooks that start and stop). Not while the opening task is in a cancel scope or task
+    group that it has entered after the hub. If the hub has tasks, that raises RuntimeError. If it
+    has none, the opening task cannot leave a scope entered before the hub.
 
     If only the body raises, its exception leaves the block as it is. Errors of tasks and of
     ``stop`` functions leave it in an ``ExceptionGroup``, together with the body's.
 
     :param max_buffer_size: how many items may wait to be received; ``math.inf`` for any number;
         0 for a rendezvous: an item is accepted when a receiver waits for it
-    :param overflow: what a full hub does with an item: ``"block"`` (the sender waits, or its
-        item is not accepted), ``"drop_oldest"``, ``"drop_newest"``. A dropped item counts as sent
-        and as dropped, and goes to the source's ``on_undelivered``, in the thread that sends
+    :param overflow: the policy of a full hub: ``"block"`` (the sender waits, or its item is not
+        accepted), ``"drop_oldest"``, ``"drop_newest"``. A dropped item counts as sent and as
+        dropped, and goes to the source's ``on_undelivered``, in the thread that sends
     :param name: appears in ``repr`` and messages
     :param on_error: called in the hub's thread as ``on_error(exception, source_name)`` with each
-        error that no waiting caller receives: of ``pack``, ``decode``, ``on_undelivered``, of a
-        handler of a plain item, of a question whose callback has a default. It must not block.
-        Without it, these errors are logged to the logger ``dss_anyio``
+        error that no waiting caller receives. These are the errors of ``pack``, ``decode`` and
+        ``on_undelivered``, of a handler of a plain item, and of a question whose callback has a
+        default. It must not block. Without it, they are logged to the logger ``dss_anyio``
     :raises ValueError: if a size is negative, not whole or too large, or the policy is unknown
     :raises TypeError: if *name* is not a string, or *on_error* not callable or a coroutine function
     """
@@ -94,13 +97,13 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         """
         if self._task_group is None:
             raise not_open(self._mailbox)
-        self._mailbox.home.has_tasks = True  # for all we know
+        self._mailbox.home.has_tasks = True  # the caller may start one
         return self._task_group
 
     # -- beginning and end -------------------------------------------------------------------------
 
     def __enter__(self) -> Hub[T_Item, T_Received]:
-        """As of any receiving end: the end of the block closes it. It does not open the hub."""
+        """As for any receiving end: the end of the block closes it. This does not open the hub."""
         if self._task_group is None:
             raise not_open(self._mailbox)
         return self
@@ -140,7 +143,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         self._left_open = False
         closed_early = isinstance(exc_val, GeneratorExit)
         if closed_early and not (home.is_here() and may_await(exc_val)):
-            # Our coroutine is being destroyed, and nothing can be awaited.
+            # Our coroutine is being destroyed, so it cannot await.
             abandon(mailbox)
             unwatch(home.hub, None)
             if struck is not None:
@@ -148,7 +151,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
             return None
         if registry.refusal is other_process and home.loop is not None:
             # A forked child. Asyncio says that no loop runs in it, so anyio cannot leave the task
-            # group, and its complaint would replace what the body has raised.
+            # group, and its error would replace the exception of the body.
             self._end.closed = True
             return None
         outcome: BaseException | None = None
@@ -157,7 +160,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         opener, self._opener = self._opener, None  # it may refer to us
         assert task_group is not None
         assert way_in is not None
-        self._task_group = None  # nobody gets it any more
+        self._task_group = None  # no caller gets it any more
         try:
             if opener is not way_in.task_here():
                 way_in.close()
@@ -178,9 +181,9 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
             if isinstance(exc, BaseExceptionGroup):
                 group = cast("BaseExceptionGroup[BaseException]", exc)
                 if len(group.exceptions) == 1 and _same(group.exceptions[0], exc_val):
-                    outcome = exc_val  # the body's alone: no reason to wrap it
-        # Only now: a receiver in the task group was cancelled, as a task of the hub should be. What
-        # receives elsewhere gets ClosedResourceError.
+                    outcome = exc_val  # only the body has raised: do not wrap its exception
+        # Only now: a receiver in the task group was cancelled, as a task of the hub should be. A
+        # receiver in another task gets ClosedResourceError.
         self._sleepers.rouse_all()
         errors: list[Trouble] = []
         if registry.refusal is other_process:
@@ -192,12 +195,12 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
                 partial(end_sources, mailbox, copy_context()), f"dss_anyio: ending {self.name}"
             )
             cancelled = await worker.outlast()
-            # Errors of the hub's tasks are nobody else's, and are not lost for a cancellation.
+            # A cancellation does not replace errors of the hub's tasks: they would be lost.
             if cancelled and (outcome is exc_val or without_cancellation(outcome) is None):
                 outcome = cancelled
             errors = worker.outcome()
         else:
-            mailbox.sweep()  # for what may come yet
+            mailbox.sweep()  # for items that may still come
         unwatch(home.hub, None)
         way_in.leave_loop(home)
         self._end.closed = True
@@ -309,6 +312,8 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
     ) -> AbstractAsyncContextManager[OpenSource[Any, Any]]:
         """Start a library, and stop it at the end of the ``async with`` block, in order.
 
+        In the hub's event loop.
+
         ``start(portal)`` and ``stop(value)`` run while the hub is live, so they may wait for
         callbacks that wait for the hub; *value* is the return value of *start*. Plain functions
         are called in threads of their own, so they may block. A coroutine function, or a coroutine
@@ -316,9 +321,10 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         the time limit cancels. The threads are daemon threads, and a ``threading.Thread`` that is
         made in one is a daemon as well, unless you set ``daemon=False``.
 
-        The end of the block, or of the hub: no new items are accepted from this source; calls that
-        were blocked in its portals are released with an error, and have left; *stop* has run; the
-        items that were not received went to *on_undelivered*. Cancellation does not cut this short.
+        The end of the block, or of the hub, has this order. No new items are accepted from this
+        source. Calls that were blocked in its portals are released with an error, and have left.
+        *stop* has run. The items that were not received went to *on_undelivered*. Cancellation does
+        not cut this short.
         If *start* is still running then, it has *stop_timeout* seconds to return. Then a coroutine
         is cancelled; if a plain function returns even later, *stop* is called at once.
 
@@ -351,7 +357,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         gather = partial(together, self._mailbox, self._on_error)
         return opened_source(self._mailbox, register, start, stop, drain, gather)
 
-    # -- what Face asks for ------------------------------------------------------------------------
+    # -- the methods that Face needs ---------------------------------------------------------------
 
     def _open_receivers(self) -> int:
         return 0 if self._mailbox.ended else self._sleepers.open_ends
@@ -360,12 +366,12 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         return len(self._sleepers)
 
 
-# Opening is what it is for, and a class can be given a type: ``open_hub[int]()``.
+# A second name, because users call it to open a hub. A class takes types: ``open_hub[int]()``.
 open_hub = Hub
 
 
 def _same(one: BaseException, other: BaseException | None) -> bool:
-    """Are they one exception? Of a group, trio raises a copy."""
+    """The same exception, or two groups with equal members? (trio raises a copy of a group.)"""
     if isinstance(one, BaseExceptionGroup) and isinstance(other, BaseExceptionGroup):
         ones = cast("BaseExceptionGroup[BaseException]", one).exceptions
         return ones == cast("BaseExceptionGroup[BaseException]", other).exceptions

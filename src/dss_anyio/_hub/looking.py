@@ -1,4 +1,4 @@
-"""Looking at a hub: its counts, and who is blocked in it. From any thread; nothing here waits."""
+"""Looking at a hub: its counts, and its blocked calls. From any thread; nothing here waits."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .._portal.feed import FeedStatistics, statistics_of_feeds
 
 
 class SourceStatistics(NamedTuple):
-    """What became of what the sources of one name have sent: the one that is registered, and others
-    before it, whose counts are kept. ``sent == received + queued + dropped + undelivered``
+    """The counts of all sources that have had one name: the registered one, and those before it.
+
+    ``sent == received + queued + dropped + undelivered``
     """
 
     received: int  #: items that were received
     queued: int  #: items that wait to be received
     dropped: int  #: items that the overflow policy threw out
-    #: items that were handed back because nobody was going to receive them; and requests that were
-    #: abandoned or released before they were received, which are not handed back
+    #: items that were handed back, because they could not be received any more; and requests that
+    #: were abandoned or released before they were received. The latter are not handed back
     undelivered: int
     requests: RequestStatistics  #: how its requests have ended
     registered: bool  #: is a source of this name registered now? Otherwise it has ended
@@ -52,7 +53,7 @@ class HubStatistics(NamedTuple):
     received: int  #: items that were received
     dropped: int  #: items that a full hub did not keep
     #: accepted items that were handed back, not received; and requests that were abandoned or
-    #: released before they were received, which are not handed back: their askers know
+    #: released before they were received. The latter are not handed back: their askers know
     undelivered: int
     late: int  #: calls of a callback after the end of its portal or of the hub
     wakes: int  #: how often the receiver was woken
@@ -81,20 +82,20 @@ class BlockedCall(NamedTuple):
     seconds: float  #: for how long
     thread: int  #: the thread's ``threading.get_ident()``
     thread_name: str | None  #: its name, if it is a thread that Python has made
-    #: whose room it waits for: ``"hub"``, or ``"source"`` for one with a bound of its own. None: it
-    #: waits for something else, such as an answer
+    #: ``"hub"`` if it waits for room in the hub, ``"source"`` if it waits for room under the bound
+    #: of its source. None: it waits for something else, such as an answer
     room: str | None
 
 
 def blocked_in(mailbox: Mailbox) -> list[BlockedCall]:
-    # Before the clock is read, so that nobody has waited for less than nothing.
+    # Copy before the clock is read, so that no wait is shorter than 0 seconds.
     waiters = list(mailbox.inside.waiters)
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     now = time.monotonic()
     calls: list[tuple[str | None, str, float, int, str | None]] = []
     for each in waiters:
         source = each.lane.source.name
-        if isinstance(each, Inlet):  # it stands for those who wait in it
+        if isinstance(each, Inlet):  # it stands for the threads that wait in it
             calls += [(source, *call, None) for call in each.ring.blocked()]
         else:
             room = _room(mailbox, each.waiting)
@@ -127,7 +128,7 @@ def statistics_of(
     failures = 0
     if mailbox.inlets is not None:
         inlets, failures = mailbox.inlets.counts(), mailbox.inlets.bell.failures
-    # Copied in one step: to make the pairs one by one may start a collection, and a finalizer may
+    # Copied in one step: making the pairs one by one may start a collection, and a finalizer may
     # register a source.
     sources = {
         name: SourceStatistics(
@@ -142,7 +143,7 @@ def statistics_of(
         for name, account in books.accounts.copy().items()
     }
     requests = [count_requests(counts), *(each.requests for each in sources.values())]
-    waiting = {mailbox.places: len(mailbox.places.waiting)}  # for each bound there is
+    waiting = {mailbox.places: len(mailbox.places.waiting)}  # for the hub's and each source's bound
     for lane in registry.lanes.copy():
         if lane.places not in waiting:
             waiting[lane.places] = len(lane.places.waiting)

@@ -1,4 +1,4 @@
-"""A library that lives as long as a block: started, stopped, in the order of the end."""
+"""A library that lives as long as a block: started, and stopped in the order of the end."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .._portal.portal import Portal
 T_Raw = TypeVar("T_Raw")
 T_Value = TypeVar("T_Value")
 
-# Makes one exception of the body's and of those that came up at the end.
+# Makes one exception from the body's exception and the errors of the end.
 Gather: TypeAlias = Callable[["BaseException | None", "list[Trouble]"], BaseException]
 
 
@@ -42,8 +42,8 @@ class OpenSource(Generic[T_Raw, T_Value]):
 class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a function does
     """See ``Hub.open_source``.
 
-    A class, and no async generator: asyncio's ``shutdown_asyncgens`` closes all of those at once,
-    and would close ours beside that of the user's that stands in our block.
+    A class, and no async generator: asyncio's ``shutdown_asyncgens`` closes all async generators at
+    once. It would close ours at the same time as a generator of the user that stands in our block.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a functi
             if iscoroutine(value):
                 value = errand.run(value)
             source.set_stop(partial(stop, value))
-            # The thread that ends the source writes ``ended``, and then takes the function. If that
-            # was not there yet, we read ``ended`` here and stop the library ourselves.
+            # The thread that ends the source writes ``ended``, and *then* takes the function. If
+            # the function was not there yet, we read ``ended`` here and stop the library ourselves.
             if source.ended:
                 late = source.take_stop()
                 if late is not None:
@@ -111,16 +111,17 @@ class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a functi
         try:
             await self._leave(exc_val)
         finally:
-            del exc_val  # what is raised may refer to it, and to this frame
+            del exc_val  # the raised exception may refer to it, and to this frame
 
     async def _leave(self, struck: BaseException | None) -> None:
         """End the source, because of *struck* if that is not None.
 
-        Returns if nothing else came up: then *struck* goes on by itself. Otherwise raises that.
+        Returns if there was no other exception: then *struck* goes on by itself. Otherwise raises
+        the other one.
         """
         mailbox, source = self._mailbox, self._source
         if isinstance(struck, GeneratorExit) and not (mailbox.home.is_here() and may_await(struck)):
-            return  # we are being destroyed; the end of the hub stops what was started
+            return  # we are being destroyed; the end of the hub stops the library
         outcome = struck
         errors: list[Trouble] = []
         stopped = mailbox.registry.stopping[source] = Event()  # the end of the hub waits for it
@@ -149,7 +150,7 @@ class opened_source(Generic[T_Raw, T_Value]):  # noqa: N801  # reads as a functi
 def _stop_late(
     mailbox: Mailbox, source: Source, context: Context, stop: Callable[[], object]
 ) -> None:
-    """``start`` has returned after the end of its source. In its thread; nobody waits for it."""
+    """Stop a library whose ``start`` has returned after its source's end. In ``start``'s thread."""
     try:
         result = stop()
         if iscoroutine(result):
@@ -166,7 +167,7 @@ def _work(
     stopped: Event,
     step: Callable[[Mailbox, Source, Context, list[Trouble]], None],
 ) -> None:
-    """Do *step*, in a thread, and say that it is done, also if the event loop is gone by then."""
+    """Do *step*, in a thread. Then set *stopped*, also if the event loop is gone by then."""
     try:
         step(mailbox, source, context, errors)
     finally:
@@ -177,12 +178,13 @@ def _work(
 async def _drain(
     mailbox: Mailbox, source: Source, work: Callable[[], None]
 ) -> tuple[bool, BaseException | None]:
-    """Stop the library while its items are still accepted, and close its portals then.
+    """Stop the library while its items are still accepted, and then close its portals.
 
-    What is queued stays where it is, to be received. Returns whether it came to that, and the
-    cancellation if it did not: then blocked calls are released, ``stop`` has returned, and the
-    source has to be ended like any other. It is the same if the hub ends meanwhile: that releases
-    everybody, too, and the library is stopped by us all the same, because we have its ``stop``.
+    Queued items stay queued, to be received. Returns True and None if that worked. If an exception
+    or a cancellation comes meanwhile, returns False and that exception. Then blocked calls were
+    released, ``stop`` has returned, and the source has to be ended like any other. If the hub ends
+    meanwhile, returns False and None: the end of the hub has released all calls, and we have
+    stopped the library all the same, because we have its ``stop``.
     """
     registry = mailbox.registry
     stopping = Worker(work, f"dss_anyio: draining {source.name}")
@@ -216,7 +218,7 @@ async def _end(
     """End *source* alone; returns a native cancellation that came meanwhile."""
     registry = mailbox.registry
     _release(registry, source)
-    # Now whatever waits for the hub inside of start() is released, so it can return.
+    # Now all calls that wait for the hub inside start() are released, so start() can return.
     cancelled = await starting.outlast(source.stop_timeout)
     if not starting.done:
         goes_on = "it goes on in a daemon thread"
@@ -232,7 +234,7 @@ async def _end(
                 ),
             )
         )
-    if source.retired != "hub":  # else its end stops the library
+    if source.retired != "hub":  # else the end of the hub stops the library
         ending = Worker(work, f"dss_anyio: ending {source.name}")
         cancelled = await ending.outlast() or cancelled
         ending.outcome()
@@ -240,5 +242,5 @@ async def _end(
 
 
 def without_cancellation(exc: BaseException | None) -> BaseException | None:
-    """An error at the end takes the place of a cancellation, as it does in any ``finally``."""
+    """*exc*, or None if it is a cancellation: an error replaces it, as in any ``finally``."""
     return None if isinstance(exc, (get_cancelled_exc_class(), GeneratorExit)) else exc

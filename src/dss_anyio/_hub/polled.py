@@ -63,14 +63,14 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
     # -- receiving ---------------------------------------------------------------------------------
 
     def poll(self, max_items: int | None = None) -> list[T_Received]:
-        """Return the items that are there, perhaps none, in their order. Never blocks.
+        """Return the items that are there, perhaps none, in their order.
+
+        In one thread at a time, which becomes the hub's own thread. Never blocks.
 
         First it runs the functions that other threads have called (``portal.call``). A
-        :class:`Request` among the items is answered by its ``reply``, now or later.
-
-        In one thread at a time: it becomes the hub's own thread. Clears the wake: afterwards
-        :meth:`fileno` is readable again as soon as there is something to poll, at once if
-        *max_items* has left something.
+        :class:`Request` among the items is answered by its ``reply``, now or later. The wake is
+        cleared: afterwards :meth:`fileno` is readable again as soon as there is something to poll.
+        If *max_items* has left items, it is readable at once.
 
         :param max_items: how many at most; None for no limit
         :raises ValueError: if *max_items* is less than 1
@@ -80,14 +80,15 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
         return self._poll(max_items, self._mailbox.take_many)
 
     def dispatch(self, handler: Handler[T_Item], max_items: int | None = None) -> int:
-        """Call *handler* with each of the items that are there; return how many. Never waits.
+        """Call *handler* with each of the items that are there; return how many.
 
-        It is to :meth:`poll` what :meth:`Hub.serve` is to receiving, and may be called in its
-        place: in the same thread, with the same effect on the wake and on calls. For a request,
-        the return value of *handler* is the answer, and its exception is raised in the call that
-        asked. For a plain item, the return value is ignored, and the exception goes to
-        ``on_error``, with the name of the item's source. *handler* runs in this thread. Items that
-        come meanwhile are for the next call, and so are those that are left if Ctrl-C ends this.
+        Call it in the place of :meth:`poll`, in the same thread. Never waits, unless *handler*
+        does. It has the same effect on the wake and on calls.
+
+        For a request, the return value of *handler* is the answer, and its exception is raised in
+        the call that asked. For a plain item, the return value is ignored, and the exception goes
+        to ``on_error``, with the name of the item's source. *handler* runs in this thread. Items
+        that come meanwhile are for the next call; so are items that are left if Ctrl-C ends this.
 
         :param handler: a plain function, called with one argument: the item, sent or asked
         :param max_items: how many items at most; None for all that are there now
@@ -108,22 +109,22 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
         return self._poll(max_items, partial(self._handle_many, handler))
 
     def _handle_many(self, handler: Handler[T_Item], most: int | None) -> int:
-        # One is taken after the other has been handled, so that one that raises SystemExit, or is
-        # struck by Ctrl-C, takes no others with it.
+        # Take one item at a time, after the one before was handled. So no other item is lost if the
+        # handler raises SystemExit, or Ctrl-C strikes in it.
         mailbox = self._mailbox
         mailbox.books.raise_interrupt()
         there = len(mailbox) + len(mailbox.meeting.waiting)
         handled = 0
         for _ in range(there if most is None else min(there, most)):
             taken = None if mailbox.ended else mailbox.take_with_source()
-            if taken is None:  # taken back meanwhile, or not to be decoded; or handler closed us
+            if taken is None:  # taken back meanwhile, or decoding failed; or *handler* closed us
                 break
             handle(*taken, handler, partial(tell, self._on_error, books=mailbox.books))
             handled += 1
         return handled
 
     def _poll(self, max_items: int | None, take: Callable[[int | None], T_Taken]) -> T_Taken:
-        """What ``poll`` and ``dispatch`` share; *take* takes what is there, at most so many."""
+        """The common part of ``poll`` and ``dispatch``; *take* takes or handles the items."""
         check_max_items(max_items)
         mailbox = self._mailbox
         if mailbox.ended:
@@ -134,14 +135,14 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
             self._alarm.reset(mailbox.bell)
             more_to_tell = mailbox.reports.tell(self._on_error, mailbox.books)
             self._agenda.run()
-            # Before the line is looked at: what was sent before the end is seen.
+            # Read before the line: so items that were sent before the end are seen.
             finished = not mailbox.registry.open_lanes
             taken = take(max_items)
         except BaseException:  # raised by a function that was called, decode or on_error
-            mailbox.bell.ring()  # what is left is for the next poll
+            mailbox.bell.ring()  # the items left are for the next poll
             raise
         if more_to_tell or self._has_news:
-            mailbox.bell.ring()  # what is left, and the end, stay readable
+            mailbox.bell.ring()  # items that are left, and the end, stay readable
         if finished and not taken and not mailbox.entries():
             raise receiver_closed(mailbox) if mailbox.ended else no_more(mailbox)
         return taken
@@ -149,8 +150,8 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
     def wait(self, timeout: float | None = None) -> bool:
         """Block until there is something to poll; return whether there is.
 
-        For a loop that has nothing else to wait for. In the hub's own thread. True also if
-        :meth:`poll` is going to raise ``EndOfStream``.
+        In one thread at a time, which becomes the hub's own thread. For a loop that has nothing
+        else to wait for. True also if :meth:`poll` is going to raise ``EndOfStream``.
 
         :param timeout: for how many seconds at most; None for as long as it takes
         :raises anyio.ClosedResourceError: if the hub was closed, or is closed meanwhile
@@ -168,7 +169,7 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
 
     @property
     def _has_news(self) -> bool:
-        """Is there something for a ``poll()``? Its end is something, too."""
+        """Is there something for a ``poll()``? The end of the stream counts, too."""
         mailbox = self._mailbox
         return bool(
             len(mailbox)
@@ -190,7 +191,7 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not self._alarm.wait(left):
                 return self._has_news
-            if not self._has_news:  # it was an error to report, or was taken back
+            if not self._has_news:  # the news was an error to report, or an item taken back
                 self._alarm.reset(mailbox.bell)
                 if mailbox.reports.tell(self._on_error, mailbox.books):
                     mailbox.bell.ring()  # the next turn is for the next round
@@ -220,22 +221,22 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
 
     @property
     def wake_address(self) -> Address | None:
-        """The UDP socket of somebody else that gets a datagram when there is something to poll.
+        """The address of a UDP socket that gets a datagram when there is something to poll.
 
-        ``(host, port)`` on loopback, or None. (DarkSideSync's *setport*.) May be set at any time,
-        in the hub's own thread, also to what ``getsockname()`` of that socket returns, with its
-        four parts for IPv6; if something waits to be polled, the new address is notified at once.
+        ``(host, port)`` on loopback, or None. (DarkSideSync's *setport*.) Set it at any time, in
+        the hub's own thread. It may be the result of ``getsockname()`` of that socket, with four
+        parts for IPv6. If there is something to poll, the new address gets a datagram at once.
 
-        Whoever is woken drains the socket *before* :meth:`poll`. In the other order, a datagram
-        that comes in between is thrown away, and the item that it tells of waits for the next one.
+        The woken thread must drain the socket *before* :meth:`poll`. In the other order, a datagram
+        that comes in between is thrown away, and its item waits until another item comes.
 
-        At most one datagram is under way between two polls. One that cannot be sent is tried
-        again from a fresh socket, then counted in ``statistics().wake_failures``; its item stays
-        accepted, and the next one tries again.
+        At most one datagram is under way between two polls. If it cannot be sent, it is tried again
+        from a fresh socket, then counted in ``statistics().wake_failures``. The item stays
+        accepted, and the next item tries again.
 
         :raises ValueError: if it is set to an address that is not on loopback, or a port that
             cannot be
-        :raises TypeError: if it is set to anything but such a tuple, or None
+        :raises TypeError: if it is set to anything else than such a tuple or None
         :raises OSError: if no socket can be made
         """
         neighbour = self._alarm.neighbour
@@ -253,11 +254,11 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
         self._catch_up(self._alarm.neighbour)
 
     def _catch_up(self, listener: Doorbell | Notifier | None) -> None:
-        """Ring for what was sent before *listener* was there to be rung. It is there by now.
+        """Ring *listener*, which is there now, for items that were sent before it was there.
 
-        If there is nothing, whoever was told last may have found nothing either (an item that was
-        taken back), and then nobody arms the bell before the next ``poll()``. So we do, and *then*
-        look once more.
+        If there are none, the thread that was woken last may have found nothing either (its item
+        was taken back). Then the bell is not armed before the next ``poll()``. So we arm it, and
+        *then* look once more.
         """
         mailbox = self._mailbox
         if not (self._has_news or mailbox.reports):
@@ -268,17 +269,17 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
     def _connect(self, bell: Any) -> int:
         self._open_doorbell()
         self._alarm.connect(bell)
-        return -1  # nobody watches it but the program, and that asks for it
+        return -1  # only the program watches the doorbell, and it gets that from ``fileno()``
 
     def _dock(self, inlets: Inlets) -> None:
         alarm = self._alarm
         alarm.inlets = inlets
-        # The neighbour may be another one than when the bell was connected.
+        # The neighbour may have been replaced since the bell was connected.
         if self._mailbox.home.is_here():
             alarm.connect_neighbour()
         elif alarm.neighbour is not None:
             self._agenda.call_soon(alarm.connect_neighbour_again)
-        self._mailbox.bell.ring()  # whoever is in wait() comes round, and waits at the doorbell
+        self._mailbox.bell.ring()  # a thread in wait() wakes, and then waits at the doorbell
         inlets.docked = True
 
     # -- the end -----------------------------------------------------------------------------------
@@ -286,19 +287,19 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
     def close(self) -> None:
         """End the hub. A second call does nothing.
 
-        In any thread but one that a ``stop`` function waits for. Blocks until these have run, each
-        for at most its ``stop_timeout``.
+        From any thread, except for a thread that a ``stop`` function waits for. Blocks until the
+        ``stop`` functions have run, each for at most its ``stop_timeout``.
 
-        :raises ExceptionGroup: what they have raised
+        :raises ExceptionGroup: the exceptions of the ``stop`` functions
         """
         outcome = self._end(None)
         if outcome is not None:
             raise outcome
 
     def _end(self, first: BaseException | None) -> BaseException | None:
-        """End the hub; return what is to be raised then, *first* if nothing else came up.
+        """End the hub; return the exception to raise then, which is *first* if there is no other.
 
-        Whatever a callback of the user's raises meanwhile, and one Ctrl-C, come after all that. A
+        If a callback of the user raises meanwhile, or Ctrl-C strikes, the end is completed first. A
         second Ctrl-C leaves at once, for example because a library does not stop.
         """
         mailbox = self._mailbox
@@ -334,7 +335,7 @@ class PolledHub(Face[T_Item], Generic[T_Item, T_Received]):
         if outcome is not None and outcome is not exc_val:
             raise outcome
 
-    # -- what Face asks for ------------------------------------------------------------------------
+    # -- the methods that Face needs ---------------------------------------------------------------
 
     def _open_receivers(self) -> int:
         return 0 if self._mailbox.ended else 1

@@ -65,7 +65,7 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
     async def _main(self) -> None:
         leave = anyio.Event()
         async with self._hub:
-            if self._opened.set_running_or_notify_cancel():  # else nobody is going to leave it
+            if self._opened.set_running_or_notify_cancel():  # else ``__enter__`` has given up
                 self._opened.set_result(leave)
                 await leave.wait()
 
@@ -82,7 +82,7 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
             hub = title(mailbox_of(self._hub).books)
             raise RuntimeError(f"{hub} can be entered once only; call start_hub() again")
         self._process = os.getpid()
-        # A daemon, so that Python, when it exits, ends the hub before it waits for other threads.
+        # A daemon, so that the exit of Python ends the hub before it joins other threads.
         self._thread = threading.Thread(
             target=self._run_thread, name=f"dss_anyio: {self._hub.name}", daemon=True
         )
@@ -113,8 +113,8 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
     ) -> None:
         assert self._thread is not None
         if os.getpid() != self._process:
-            # A forked child. Nobody is going to set the future below; and to tell the loop would
-            # write to a socket that the parent's loop reads.
+            # A forked child. No thread is going to set the future below. And a call into the loop
+            # would write to a socket that the parent's loop reads.
             return
         self._tell_to_leave(self._leave)
         join(self._thread)
@@ -123,4 +123,5 @@ class start_hub(  # noqa: N801, PYI059  # reads as open_hub does; the last base 
         except Exception as exc:
             if not isinstance(exc_val, (KeyboardInterrupt, SystemExit)):
                 raise
-            tell(self._on_error, exc, None, mailbox_of(self._hub).books)  # the body's goes on
+            # The exception of the body goes on, so this one is reported.
+            tell(self._on_error, exc, None, mailbox_of(self._hub).books)

@@ -1,8 +1,8 @@
-"""The types that a hub is given, as in ``open_hub[int, int | Request[int]]()``.
+"""The two types of a hub, as in ``open_hub[int, int | Request[int]]()``.
 
-The first one is that of its items, the second one that of what is received in their place: an item,
-and a request if somebody may ask. Without the second one, it is the first (PEP 696). At run time
-type variables have such defaults since CPython 3.13 only, so ``Typed`` does it there.
+The first is the type of its items. The second is the type of a received object: an item, or a
+request if a thread may ask. The second type defaults to the first (PEP 696). At run time, type
+variables have defaults only since CPython 3.13, so ``Typed`` fills in the second type.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ else:
 
 
 class Typed:
-    """The base of what has two types."""
+    """The base of the classes that take these two types."""
 
     if not TYPE_CHECKING:  # checkers know it by the default of ``T_Received``
 

@@ -1,14 +1,16 @@
-"""Ends out of the ordinary: a block left with GeneratorExit, or in another task.
+"""Two unusual ends of a block: it is left with GeneratorExit, or in another task.
 
-First, whether a block that is left with GeneratorExit may still await.
+First: may a block that is left with GeneratorExit still await?
 
 GeneratorExit comes in two ways. ``aclose()`` of an async generator throws it in at the ``yield``
-where the generator stands: a task awaits that, so the generator may await as well. And a coroutine
-that is destroyed, because its event loop was closed or its task was forgotten, gets it at the
-``await`` where it stands: whatever it awaits then is a RuntimeError, and it never goes on.
+where the generator stands: a task awaits ``aclose()``, so the generator may await as well. The
+other way: a coroutine is destroyed, because its event loop was closed or its task was forgotten. It
+gets the exception at the ``await`` where it stands. If it awaits again, Python raises RuntimeError,
+and it never goes on.
 
-That there is a running task tells nothing: a collector may destroy the coroutines of one loop while
-a task of another one runs. The difference is where the exception came in, so we look there.
+A running task is no proof that we may await: a collector may destroy the coroutines of one loop
+while a task of another loop runs. The two ways differ in the place where the exception came in, so
+we look there.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import asyncio
 import dis
 import sys
 
-# Documented for those who write event loops, under "Extending" in the documentation of asyncio.
+# Documented for authors of event loops, under "Extending" in the documentation of asyncio.
 from asyncio import _enter_task, _leave_task  # pyright: ignore[reportPrivateUsage]
 from inspect import CO_GENERATOR
 from types import TracebackType
@@ -33,7 +35,7 @@ _WHERE, _AFTER_YIELD_FROM, _AFTER_AWAIT = 3, 2, 3
 
 
 def may_await(exc: BaseException | None) -> bool:
-    """May a block be awaited at its end that is left with *exc*? In the thread that leaves it.
+    """May a block that is left with *exc* await at its end? In the thread that leaves it.
 
     False if its coroutine is being destroyed, or if no task runs here.
     """
@@ -60,10 +62,11 @@ def running_task() -> Any:
 async def leave_elsewhere(task_group: TaskGroup, opener: Any, has_tasks: bool, hub: str) -> None:
     """Cancel and leave *task_group* of *hub* in another task than *opener*, which has entered it.
 
-    On asyncio its scope is left in the name of *opener* first, wherever that waits. Cancelled
-    later, it cancels the tasks of the group only. Where *opener* has entered other scopes since
-    then, its own cannot be left. If the group has no tasks, it stays behind: then *opener* cannot
-    leave a scope either that it had entered before, and anyio says so there.
+    On asyncio the scope of the group is first left in the name of *opener*, wherever that waits. If
+    the scope is cancelled after that, only the tasks of the group are cancelled. If *opener* has
+    entered other scopes since then, the scope of the group cannot be left. If the group has no
+    tasks, its scope then stays behind, and *opener* cannot leave the scopes that it entered before:
+    anyio raises there.
 
     :raises RuntimeError: if it has tasks and its scope cannot be left; always on trio
     """
@@ -80,8 +83,8 @@ async def leave_elsewhere(task_group: TaskGroup, opener: Any, has_tasks: bool, h
             return
     raise RuntimeError(
         f"{hub} was opened in one task and closed in another, and has tasks or cancel scopes "
-        "(on trio always) that belong to the first; close it there, or leave the scopes first "
-        "that were entered since it was opened"
+        "(on trio always) that belong to the task that opened it; close it in that task, or first "
+        "leave the scopes that were entered since it was opened"
     )
 
 
@@ -113,7 +116,7 @@ def _is_being_destroyed(exc: GeneratorExit) -> bool:
         return True
     while came_in.tb_next is not None:
         came_in = came_in.tb_next
-    # A plain generator is one that an ``__await__`` has returned.
+    # A plain generator here was returned by an ``__await__``, so it stands at an ``await``.
     return bool(came_in.tb_frame.f_code.co_flags & CO_GENERATOR) or _waits(came_in)
 
 
@@ -125,7 +128,7 @@ def _waits(place: TracebackType) -> bool:
         if not reached:
             continue
         if instruction.opname in ("YIELD_VALUE", "LOAD_CONST"):
-            continue  # the next one tells for what
+            continue  # the next instruction tells whether it is an ``await``
         if instruction.opname == "RESUME":
             return (instruction.arg or 0) & _WHERE in (_AFTER_YIELD_FROM, _AFTER_AWAIT)
         return instruction.opname == "YIELD_FROM"

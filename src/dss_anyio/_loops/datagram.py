@@ -1,12 +1,12 @@
 """How to wake a ``select()`` loop: a UDP datagram on loopback. Knows nothing of mailboxes.
 
 A datagram says "not empty, drain", never how much. So it may be lost with a full buffer, be merged
-with another, or come for nothing, and no harm is done. Why UDP and not a pipe: it is what
-DarkSideSync has used since 2012, it is a socket on every platform (``select()`` on Windows takes
-nothing else), and somebody else's program in any language can be the one that is woken.
+with another, or come for nothing, and no harm is done. Why UDP and not a pipe: DarkSideSync has
+used UDP since 2012. A UDP socket is a socket on every platform (``select()`` on Windows takes
+nothing else). And it can wake another program, written in any language.
 
-Both sockets of our own pair are connected to each other: the kernel discards what a stranger sends
-to either, so it does not even wake us.
+The two sockets of our own pair are connected to each other. The kernel discards the datagrams of
+other programs, so these do not even wake us.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SocketAddress: TypeAlias = "Address | tuple[str, int, int, int]"  # the second o
 _WANTED = "a wake address must be a tuple (host, port), or what getsockname() returns, or None"
 _DATAGRAM = b"!"
 
-# Somebody may close a descriptor of ours by its number, which is the next file's then. That is a
-# mistake of theirs, but what waits in such a file must not hold up us: a socket of ours does not
-# block, and with this flag no other one does either. (Windows has neither the flag nor the numbers
-# that are used again at once.)
+# The user's program may close one of our descriptors by its number. The next file that is opened
+# then gets that number. This is a mistake of the program, but such a file must not block us: our
+# sockets do not block, and with this flag no other socket does either. (Windows has no such flag,
+# and does not use numbers again at once.)
 DONT_WAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
 _MOST = 10_000  # datagrams in one drain; a buffer of the usual size has room for some hundred
 
@@ -35,8 +35,8 @@ _MOST = 10_000  # datagrams in one drain; a buffer of the usual size has room fo
 def check_address(address: object) -> Address:
     """Return *address* as ``(ip, port)``, or raise if it is not one on loopback.
 
-    It may be what ``getsockname()`` returns: for IPv6 that has a flow and a scope, which say
-    nothing on loopback.
+    It may be the result of ``getsockname()``. For IPv6 this has a flow and a scope as well, which
+    mean nothing on loopback.
     """
     if not isinstance(address, tuple):
         remedy = "; give what its getsockname() returns" if hasattr(address, "getsockname") else ""
@@ -59,7 +59,7 @@ def check_address(address: object) -> Address:
 
 
 def _on_loopback(host: str) -> str:
-    why = ": what is woken runs on this machine"
+    why = ": the woken program runs on this machine"
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
@@ -78,16 +78,17 @@ def _on_loopback(host: str) -> str:
 
 
 class Notifier:
-    """Sends datagrams to one address. ``ring`` is for any thread, all else for the receiver's."""
+    """Sends datagrams to one address. ``ring``: any thread; the rest: the receiving thread."""
 
     def __init__(self, address: Address, listener: socket.socket | None = None) -> None:
         self.address = address
         self._listener = listener
-        # A thread that rings says so in ``_wanted`` and then tries to take the socket. If it is
-        # taken, the thread goes on, because its holder looks into ``_wanted`` again afterwards. So
-        # does ``close``: the number of a closed socket may be that of another one the next moment,
-        # so the thread that has it closes it. (Waiting for it would be for ever in a signal handler
-        # that has interrupted that thread, and in a child that was forked meanwhile.)
+        # A thread that rings enters ``_wanted`` and then tries to take the socket. If another
+        # thread has it, the ringing thread goes on, because that other thread looks into
+        # ``_wanted`` again afterwards. ``close`` works in the same way: only the thread that has
+        # the socket closes it, because the number of a closed socket may be used again at once. (A
+        # wait for the socket would never end in a signal handler that has interrupted the thread
+        # that has it, nor in a child that was forked meanwhile.)
         self._wanted: deque[None] = deque()
         self._in_use: dict[None, object] = {}
         self._closed = False
@@ -114,14 +115,15 @@ class Notifier:
         try:
             return self._ring_while_wanted(me)
         finally:
-            # A signal handler that raises may strike at any bytecode. A lock would be taken then,
-            # and we would not know by whom.
+            # A signal handler may raise at any bytecode. If this were a lock, we could not tell
+            # whether this thread has taken it.
             if self._in_use.get(None) is me:
                 self._in_use.pop(None)
 
     def _ring_while_wanted(self, me: object) -> bool:
-        """In a function of its own, or CPython 3.12 and 3.13 leave a jump of this loop out of the
-        ``try`` (python/cpython#130279): a signal is looked for at that jump, after ``setdefault``.
+        """A function of its own, or CPython 3.12 and 3.13 leave a jump of this loop out of the
+        ``try`` (python/cpython#130279). At that jump, after ``setdefault``, CPython looks for
+        signals.
         """
         done = True
         while self._wanted and self._in_use.setdefault(None, me) is me:
@@ -148,7 +150,7 @@ class Notifier:
             try:
                 self._socket.close()
             except OSError:
-                pass  # somebody has closed its descriptor; that is why we are here
+                pass  # its descriptor was closed by its number; that is why we are here
             self._socket = None
 
     @staticmethod
@@ -162,7 +164,7 @@ class Notifier:
         return True
 
     def fileno(self) -> int:
-        """The descriptor of the socket, for who rings in C with a copy of it. -1: there is none."""
+        """The descriptor of the socket, to be copied by a bell in C. -1: there is no socket."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def close(self) -> None:
@@ -182,7 +184,7 @@ class Doorbell:
         except BaseException:
             self._listener.close()
             raise
-        self._take_all()  # also what a stranger may have sent before both ends were connected
+        self._take_all()  # also datagrams of other programs from before both ends were connected
 
     def fileno(self) -> int:
         return self._listener.fileno()
@@ -191,32 +193,33 @@ class Doorbell:
         return self._notifier.ring()
 
     def rung_from(self) -> int:
-        """The descriptor that rings it, for who does so in C with a copy of it."""
+        """The descriptor that rings it, to be copied by a bell in C."""
         return self._notifier.fileno()
 
     def wait(self, timeout: float | None) -> bool:
-        """Block until it is readable, at most *timeout* seconds. Is it?"""
+        """Block until it is readable, at most *timeout* seconds. Return whether it is."""
         poll = select.poll()  # not select(), which knows no large numbers
         poll.register(self._listener, select.POLLIN)
         return bool(poll.poll(None if timeout is None else math.ceil(timeout * 1000)))
 
     def drain(self) -> None:
-        """Take all that is there. It ends also if the descriptor belongs to another file by now.
+        """Take all datagrams that are there.
 
-        That file may have no end (a stream that was closed at the other side gives ``b""`` for
-        ever), or fail for ever; and what it has is somebody else's, so we take no more of it.
+        This ends also if the descriptor belongs to another file by now. Such a file may have no end
+        (a stream that was closed at the other side gives ``b""`` for ever), or fail for ever. Its
+        data belong to another part of the program, so we take no more of them.
         """
         self._take_all(_DATAGRAM)
 
     def _take_all(self, expected: bytes | None = None) -> None:
-        """Until there is nothing, or what was not *expected*."""
+        """Take datagrams until there are none, or until one is not the *expected* one."""
         for _ in range(_MOST):
             try:
                 taken = self._listener.recv(16, DONT_WAIT)
                 if expected is not None and taken != expected:
                     return
             except ConnectionError:
-                continue  # "refused": the kernel's answer to an earlier datagram, not one of ours
+                continue  # "refused": the kernel's answer to an earlier datagram, not a datagram
             except OSError:
                 return  # nothing there
 
@@ -225,4 +228,4 @@ class Doorbell:
         try:
             self._listener.close()
         except OSError:
-            pass  # somebody has closed its descriptor; the end of the hub must not stop at that
+            pass  # its descriptor was closed by its number; the hub must end all the same

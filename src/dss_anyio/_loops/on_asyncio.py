@@ -1,4 +1,4 @@
-"""The way into asyncio and uvloop: how a task sleeps there, and how we hear of a closed loop."""
+"""The way into asyncio and uvloop: how a task sleeps there, and how we notice a closed loop."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.abc import TaskGroup
 
-if TYPE_CHECKING:  # it imports us, when the first hub is opened in such a loop
+if TYPE_CHECKING:  # ``way`` imports this file when the first hub is opened in such a loop
     from .way import Way, WhenClosed
 
 
 class Nap(asyncio.Future[None]):
-    """A future that calls back itself, because it need not always leave that to the loop.
+    """A future that can call its callback by itself, and need not leave that to the loop.
 
-    When a future is done, the event loop calls its callbacks in its next round, and the item in the
-    queue waits for one more look at the selector. But what a sender has called runs in a callback
-    of the loop as well. So it may do at once what the loop would do soon.
+    When a usual future is done, the event loop calls its callbacks in its next round, so the item
+    in the queue waits for one more look at the selector. But the function that a sender has called
+    runs in a callback of the loop, too. So it may do at once what the loop would do soon.
 
-    The one callback is that of the task that awaits us; it asks for nothing but what documentation
-    calls a Future-like object (``asyncio.isfuture``). Whatever happens between our bytecodes, such
-    as a signal handler that cancels the task (Ctrl-C, since Python 3.11), ``set_result`` and
-    ``cancel`` cannot both succeed, and who succeeds calls back.
+    The one callback is the one of the task that awaits us. It needs no more than the documentation
+    demands of a Future-like object (``asyncio.isfuture``). Code may run between our bytecodes, such
+    as a signal handler that cancels the task (Ctrl-C, since Python 3.11). Even then ``set_result``
+    and ``cancel`` cannot both succeed, and only the one that succeeds calls back.
     """
 
     __slots__ = ("_callback", "_context")
@@ -44,7 +44,7 @@ class Nap(asyncio.Future[None]):
 
     def _call_back_soon(self) -> None:
         loop = self.get_loop()
-        # If the loop was closed under it, what waits is being destroyed, and nobody calls it.
+        # If the loop was closed under it, the task is being destroyed, and must not be called.
         if self._callback is not None and not loop.is_closed():
             loop.call_soon(self._callback, self, context=self._context)
 
@@ -94,13 +94,13 @@ class Watch:
 
     def _stop(self) -> None:
         try:
-            left = self._left.pop()  # of two who stop it, one
+            left = self._left.pop()  # two threads may stop it; only one goes on
         except IndexError:
             return
         try:
             self._native.remove_reader(self._fd)
         finally:
-            left()  # the descriptor is closed after that, and not before
+            left()  # may close the descriptor, so the reader has to go first
 
     def stop(self) -> None:
         try:
@@ -118,10 +118,11 @@ class Watch:
 
 
 class WayIn:
-    """asyncio's own call is all that a hub needs, beside a witness of the end of the loop.
+    """The way into one loop, and the witness that notices when the loop is closed.
 
-    That is what this is: all hubs in one loop share it, and while there are any, it stands in the
-    place of the loop's ``close``. See below for the reasons.
+    For calls, asyncio's own ``call_soon_threadsafe`` is all that a hub needs. All hubs in one loop
+    share this object. While there are any, it stands in the place of the loop's ``close``. See
+    below for the reasons.
     """
 
     __slots__ = ("_close", "_native", "_when_closed", "guests", "number")
@@ -129,7 +130,7 @@ class WayIn:
     make_nap = Nap
 
     def __init__(self, native: asyncio.AbstractEventLoop, when_closed: WhenClosed) -> None:
-        self.number: int = next(_numbers)  # not the loop's ``id``, which may be another one's later
+        self.number: int = next(_numbers)  # a later loop may have this loop's ``id``
         self.guests: dict[object, None] = {}  # one for each hub
         self._native = native
         self._when_closed = when_closed
@@ -142,16 +143,16 @@ class WayIn:
         try:
             return asyncio.get_running_loop() is self._native
         except RecursionError:
-            raise  # a RuntimeError as well, but it says nothing about where we are
+            raise  # it is a RuntimeError, too, but does not mean that no loop runs here
         except RuntimeError:
             return False
 
     @staticmethod
     def name_loop() -> None:
-        """anyio starts tasks only where it knows the loop.
+        """Tell sniffio that this is asyncio, because anyio starts tasks only where it knows that.
 
-        Trio leaves a note for the whole thread, asyncio does not. Newer versions of anyio ask
-        asyncio itself if sniffio is not there.
+        Trio tells sniffio for the whole thread, asyncio does not. Newer versions of anyio ask
+        asyncio itself if sniffio is not installed.
         """
         sniffio: Any = sys.modules.get("sniffio")
         if sniffio is not None:
@@ -166,9 +167,10 @@ class WayIn:
 
     @staticmethod
     async def leave(task_group: TaskGroup) -> None:
-        # It has no tasks to wait for, so all there is to leave is its cancel scope. The group's own
-        # way out makes another scope first, so that this turn of the loop cannot be cancelled; that
-        # is a fifth of what it takes to open and close a hub. Here it can be.
+        # The group has no tasks to wait for, so we only leave its cancel scope. ``__aexit__`` of
+        # the group would make another scope first, so that this turn of the loop cannot be
+        # cancelled; that takes a fifth of the time of opening and closing a hub. Here this turn can
+        # be cancelled.
         scope = task_group.cancel_scope
         try:
             await asyncio.sleep(0)
@@ -187,14 +189,14 @@ class WayIn:
         try:
             self._native.call_soon_threadsafe(self.leave_loop, guest)
         except RuntimeError:
-            pass  # it is closed, and the witness has gone with it
+            pass  # the loop is closed, and the witness has gone with it
 
     def __call__(self) -> None:
-        """Somebody closes the loop."""
+        """Close the loop, in the place of its ``close``; then end the hubs that are open in it."""
         try:
             self._close()
         finally:
-            if self._native.is_closed():  # it refuses while it runs
+            if self._native.is_closed():  # a loop that runs refuses to be closed
                 self._withdraw()
                 if self.guests:
                     self._when_closed(self.number)
@@ -203,9 +205,9 @@ class WayIn:
     def _withdraw(self) -> None:
         """Give the loop its ``close`` back."""
         if self._native.close is not self:
-            return  # somebody has put another one in its place, which calls us, and we go on
+            return  # other code has put its own function here, which calls us: we stay
         del self._native.close
-        if self._native.close != self._close:  # it was not that of its class either
+        if self._native.close != self._close:  # the loop had a ``close`` of its own before
             self._native.close = self._close  # type: ignore[method-assign]  # as it was
 
     @staticmethod
@@ -223,27 +225,27 @@ _alone: dict[asyncio.Task[None], None] = {}  # the loop itself holds its tasks w
 
 # -- A loop that is closed under a hub -------------------------------------------------------------
 #
-# An asyncio loop can be stopped and closed while tasks are suspended in it: ``finally`` blocks do
-# not run, and nobody is told. So while a hub is open in a loop, the loop's attribute ``close`` is a
-# witness: it does what ``close`` did, and then tells. (A trio run cannot end before its tasks, so
-# there is nothing to watch.)
+# An asyncio loop can be stopped and closed while tasks are suspended in it. Then their ``finally``
+# blocks do not run, and no callback is called. So while a hub is open in a loop, the loop's
+# attribute ``close`` is a witness: it closes the loop, and then calls ``abandon_those_in`` of
+# ``_ending/ways_out``. (A trio run cannot end before its tasks, so it needs no witness.)
 #
-# Why ``close``: it is the one thing that every event loop has and everybody calls who closes one
-# (``asyncio.run``, ``Runner``, test frameworks, and ``BaseEventLoop.__del__`` for one that was
-# forgotten; a forgotten loop of uvloop is never destroyed). What else was looked at, in asyncio,
-# uvloop, qasync and loops for tests:
+# Why ``close``: every event loop has it, and all code that closes a loop calls it: ``asyncio.run``,
+# ``Runner``, test frameworks, and ``BaseEventLoop.__del__`` for a forgotten loop. (A forgotten loop
+# of uvloop is never destroyed.) We looked at other ways, in asyncio, uvloop, qasync and loops for
+# tests:
 #
-# - A closed loop lets go of its timers. So one that is never due and is seen to be destroyed would
-#   do; but Qt's timers take no more than 24 days, loops for tests fire all timers, or complain of
-#   those that are left, and in a loop with virtual time "never" comes.
-# - It lets go of its readers as well, but that takes two descriptors for each loop, and a loop with
-#   a proactor has none.
+# - A closed loop drops its timers. So we could notice the destruction of a timer that is never due.
+#   But Qt's timers take no more than 24 days; loops for tests fire all timers, or complain of the
+#   timers that are left; and in a loop with virtual time "never" comes.
+# - It drops its readers as well. But a reader takes two descriptors for each loop, and a loop with
+#   a proactor has no readers.
 # - Nothing happens to its async generators, tasks and futures, and its executor is shut down only
-#   if it has one. Weak references to its private parts would tell, but each loop has others, and
-#   uvloop's cannot be referred to.
+#   if it has one. Weak references to its private parts would tell, but each kind of loop has other
+#   parts, and those of uvloop take no weak references.
 #
-# All of this happens in the loop's thread, in tasks or callbacks of it, or while nothing runs in it
-# (``close``). So none of it can come between two steps of another.
+# The methods above run in the loop's thread, in its tasks or callbacks, or while nothing runs in it
+# (``close``). So none of them can come between two steps of another.
 
 
 def way_in(_: TaskGroup, when_closed: WhenClosed, guest: object) -> Way:
@@ -255,6 +257,6 @@ def way_in(_: TaskGroup, when_closed: WhenClosed, guest: object) -> Way:
         try:
             native.close = way  # type: ignore[method-assign]  # the witness: see above
         except AttributeError:
-            pass  # a loop that lets nobody do that; its end is noticed at the next call
+            pass  # a loop whose ``close`` cannot be replaced: we notice its end at the next call
     way.guests[guest] = None
     return way, native.call_soon_threadsafe, way.number

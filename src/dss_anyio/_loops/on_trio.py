@@ -25,16 +25,16 @@ from trio.lowlevel import (
 
 from .short_way import ShortWay, rouse
 
-if TYPE_CHECKING:  # it imports us, when the first hub is opened in such a loop
+if TYPE_CHECKING:  # ``way`` imports this file when the first hub is opened in such a loop
     from .way import Way, WhenClosed
 
 
 class Nap:
     """Like ``trio.Event``, but for one task. See ``way.Nap``.
 
-    If no other task listens, this one does while it sleeps. Then the functions that other threads
-    have called run in the very task that they wake. In another task they could only make this one
-    wait for its turn in the next round of the loop.
+    If no other task listens, its task listens while it sleeps. Then the functions that other
+    threads have called run in the very task that they wake. In another task they could only
+    schedule this task for the next round of the loop.
     """
 
     __slots__ = ("_short", "_task", "ear", "is_over")
@@ -42,8 +42,8 @@ class Nap:
     def __init__(self, short: ShortWay) -> None:
         self._short = short
         self.is_over = False
-        self.ear: socket.socket | None = None  # where its task waits for something to be heard,
-        self._task: Task | None = None  # or the task, if it waits for nothing but us
+        self.ear: socket.socket | None = None  # the socket at which its task listens,
+        self._task: Task | None = None  # or the task, if it only waits for ``wake``
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._sleep().__await__()
@@ -67,9 +67,9 @@ class Nap:
         elif self._task is not None:
             reschedule(self._task)
             self._task = None
-        # else it does not wait: it is its own task that calls us, with what it has heard
+        # else the task does not wait: it has heard the call, and runs it itself
 
-    wake_now = wake  # nobody but trio runs its tasks
+    wake_now = wake  # only trio can run its tasks
 
 
 class Watch:
@@ -92,7 +92,7 @@ class Watch:
                     await wait_readable(self._fd)
                     self._arrived()
         except OSError:
-            pass  # somebody has closed the descriptor by its number
+            pass  # the descriptor was closed by its number
         finally:
             self._left()
 
@@ -104,10 +104,10 @@ class Watch:
 
 
 class WayIn(ShortWay):
-    """Calls functions soon, in one hub's trio run and in their order, whichever thread asks.
+    """Calls functions soon, in one hub's trio run and in their order, for any thread.
 
-    All calls wait in one line, and are announced in one of two ways: the long one is the run's own
-    queue, the short one has a bell while a task listens.
+    All calls wait in one line, and are announced in one of two ways: the long way is the run's own
+    queue; the short way has a bell while a task listens.
     """
 
     def __init__(self, task_group: TaskGroup) -> None:
@@ -123,7 +123,7 @@ class WayIn(ShortWay):
     def call_soon(self, func: Callable[[], Any]) -> None:
         """From any thread, at any bytecode; never waits. Raises ``RunFinishedError`` at last."""
         self._calls.append(func)  # before it is announced
-        bell = self.bell  # from here on it stays open until we let go of it: see ``Bell``
+        bell = self.bell  # our reference keeps it open: see ``Bell``
         if bell is None or not bell.ring():
             self._run_sync_soon(self.called_the_long_way)
 
@@ -131,7 +131,7 @@ class WayIn(ShortWay):
         try:
             return current_trio_token() is self._token
         except RecursionError:
-            raise  # a RuntimeError as well, but it says nothing about where we are
+            raise  # it is a RuntimeError, too, but does not mean that no run is here
         except RuntimeError:
             return False
 
@@ -141,14 +141,14 @@ class WayIn(ShortWay):
 
     @staticmethod
     def name_loop() -> None:
-        """Trio has left a note for the whole thread."""
+        """Does nothing: trio has told sniffio, for the whole thread."""
 
     def leave(self, task_group: TaskGroup) -> Awaitable[object]:
         self.close()
         return task_group.__aexit__(None, None, None)
 
     def leave_loop(self, guest: object) -> None:
-        """Only the task that listens was there, and the task group has ended that."""
+        """Does nothing: the task group has ended the listening task, and nothing else is left."""
 
     leave_loop_soon = leave_loop
 

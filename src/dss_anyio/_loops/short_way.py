@@ -1,13 +1,13 @@
 """A shorter way into a trio run than the run's own: a pair of sockets.
 
-Nobody else needs to read this file. Without it everything works, and takes longer:
+You need not read this file to understand the others. Without it everything works, but takes longer:
 ``run_sync_soon`` takes a lock and wakes a task of the run, and the function that this task calls
-can only have another task wait for its turn. Of the 80 microseconds from a thread to a task, that
-is half. So a hub that is called from other threads gets a pair of sockets of its own, and the
-task that sleeps in the hub listens there.
+can only schedule another task for the next round. That is half of the 80 microseconds from a thread
+to a task. So a hub that other threads call gets a pair of sockets of its own, and the task that
+sleeps in the hub listens there.
 
-What is true whenever nothing is in progress: there is a bell (``ShortWay.bell``) exactly while a
-task listens, and never more than one task listens.
+True whenever nothing is in progress: there is a bell (``ShortWay.bell``) exactly while a task
+listens, and never more than one task listens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Listener(Protocol):
     """The nap of a task that listens while it sleeps."""
 
     is_over: bool
-    ear: socket.socket | None  # where its task waits for something to be heard
+    ear: socket.socket | None  # the socket at which its task listens
 
 
 class _Listening:
@@ -42,17 +42,17 @@ class _Listening:
 class ShortWay:
     """Announces calls to a task that listens. All but the bell is for the hub's thread.
 
-    The first call comes the long way, and opens the short one: so a hub that nobody calls costs no
-    sockets. From then on a task that begins to sleep listens, if none does. A call that comes while
-    none listens comes the long way, and the first such call starts a task in *task_group* that
-    listens until the end of the hub.
+    The first call takes the long way, and opens the short one: so a hub without such calls costs no
+    sockets. From then on a task that begins to sleep listens, if no other task does. A call that
+    comes while no task listens takes the long way. The first such call starts a task in
+    *task_group* that listens until the end of the hub.
     """
 
-    # From the moment at which a task begins to listen, or is started to listen, until it has
-    # stopped. Any thread reads it; only the hub's writes it.
+    # Set from the moment at which a task begins to listen, or is started to listen, until it has
+    # stopped. Any thread reads it; only the hub's thread writes it.
     bell: Bell | None = None
-    _inside: socket.socket | None = None  # where a task may listen
-    _outside: Bell | None = None  # the bell, also while nobody listens
+    _inside: socket.socket | None = None  # the socket at which a task may listen
+    _outside: Bell | None = None  # the bell, also while no task listens
 
     def __init__(self, task_group: TaskGroup) -> None:
         self._calls: deque[Callable[[], Any]] = deque()  # any thread appends
@@ -67,18 +67,18 @@ class ShortWay:
                     self._task_group = None  # no descriptor is free: the long way, for good
             else:
                 start_soon, self._task_group = self._task_group.start_soon, None
-                self.bell = self._outside  # a ring before the task listens is heard then
+                self.bell = self._outside  # the task will find a ring from before it listens
                 start_soon(self.listen, self._inside, _Listening(), name="dss_anyio: listening")
         self._run_calls()
 
     @property
     def free_ear(self) -> socket.socket | None:
-        """Where a task that sleeps is to listen. None if one listens, or if this is not open."""
+        """The socket at which a sleeping task is to listen. None if a task listens, or not open."""
         return self._inside if self.bell is None else None
 
     @trio.lowlevel.enable_ki_protection  # as in the run's own queue: between two of our states
     async def listen(self, inside: socket.socket, nap: Listener) -> None:
-        """Call what comes until *nap* is over, or until the short way is closed or cut."""
+        """Run the calls that come until *nap* is over, or until the short way is closed or cut."""
         self.bell = self._outside
         try:
             while self._inside is inside and not nap.is_over:
@@ -92,8 +92,9 @@ class ShortWay:
                 except BlockingIOError:
                     pass  # spurious readiness
                 except (OSError, trio.BusyResourceError):
-                    # Somebody has closed the descriptor of one of the ends; its number may be
-                    # another file's by now. What was announced here may still be in the line.
+                    # The descriptor of one of the ends was closed by its number, which may be
+                    # another file's by now. Calls that were announced here may still be in the
+                    # line.
                     self.bell = self._inside = self._outside = None
                 finally:
                     nap.ear = None
@@ -103,8 +104,8 @@ class ShortWay:
             raise
         finally:
             # A caller appends to the line, in one step, and then looks for the bell. We take the
-            # bell away, and then act on the line in one step. If ours is the first, the caller
-            # finds no bell, and comes the long way; if not, we find its call now.
+            # bell away, and then act on the line in one step. If our step is first, the caller
+            # finds no bell, and takes the long way; if not, we find its call now.
             self.bell = None
             self._calls.rotate(0)
             try:
@@ -115,12 +116,12 @@ class ShortWay:
                         inside.close()
 
     def _run_calls(self) -> None:
-        """Call what waits in the line. A call that comes meanwhile is announced again."""
+        """Run the calls that wait in the line. A call that comes meanwhile is announced again."""
         for _ in range(len(self._calls)):
             self._calls.popleft()()
 
     def close(self) -> None:
-        """Nobody listens any more: a call that is made afterwards comes the long way."""
+        """Close the short way: a call that is made afterwards takes the long way."""
         self._task_group = None
         inside, self._inside, self._outside = self._inside, None, None
         if inside is not None:
@@ -132,17 +133,17 @@ class ShortWay:
 
 
 def rouse(inside: socket.socket) -> None:
-    """Have the task that listens there look up."""
+    """Wake the task that listens at *inside*."""
     with suppress(OSError):  # its descriptor was closed, and this is not Linux
         notify_closing(inside)
 
 
 class Bell(socket.socket):
-    """The end that callers write to. It closes itself when nobody holds it any more.
+    """The end that callers write to. It closes itself when nothing refers to it any more.
 
-    A thread that rings holds it. If it were closed while a thread is ringing, the number of the
-    file might be another file's by the time that thread writes to it. (``run_sync_soon`` has its
-    lock for that.)
+    A thread that rings refers to it. If it were closed while a thread is ringing, its number might
+    be another file's by the time that thread writes to it. (``run_sync_soon`` has its lock for
+    that.)
     """
 
     @classmethod
@@ -158,17 +159,17 @@ class Bell(socket.socket):
             raise
 
     def ring(self) -> bool:
-        """Have the line looked into. False if nobody listens here any more."""
+        """Have the listening task look into the line. False if no task listens here any more."""
         try:
             self.send(b"\0", DONT_WAIT)
         except BlockingIOError:
             pass  # it is full, so it has been rung
         except OSError:
-            return False  # the hub has ended; or somebody has closed the descriptor of either end
+            return False  # the hub has ended; or a descriptor was closed by its number
         return True
 
     def __del__(self) -> None:
         try:
             self.close()
         except OSError:
-            pass  # somebody has closed its descriptor
+            pass  # its descriptor was closed by its number

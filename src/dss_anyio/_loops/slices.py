@@ -1,28 +1,28 @@
 """How a thread waits: in slices, for a lock, a thread, an event, a future.
 
-Why in slices: there are four things that a thread sees only when a wait of the platform's is over.
+Why in slices: there are four events that a thread notices only between two waits of the platform.
 
-- An exception that another thread sets in it (``PyThreadState_SetAsyncExc``).
-- An end of its wait that nobody could wake it for. The thread that settles a question writes that
-  first and releases the lock then; with no stack or memory left for the second, the thread that
-  waits finds the first (``enough``). The end of the hub wakes it in any case.
-- Without the GIL, that a request was forgotten: CPython frees an object in the thread that has made
-  it, when that comes along, and that is the one that waits for the answer.
+- Another thread sets an exception in it (``PyThreadState_SetAsyncExc``).
+- Its wait has ended, but no thread could wake it. A thread that settles a question writes the
+  outcome first, and then releases the lock. If it has no stack or memory left to release the lock,
+  the waiting thread finds the outcome (``enough``). The end of the hub wakes it in any case.
+- Without the GIL, its request was forgotten. CPython lets the thread free an object that has made
+  it, when that thread next runs Python code; and that is the thread that waits for the answer.
 - Ctrl-C, in the main thread on Windows. (Elsewhere a signal ends the wait.)
 
 Why not all of the same length: a look costs 35 microseconds, so a thousand threads that look once a
-second take 3.5 % of a processor. And some thousand that want the GIL at the same time get nothing
-done any more: each of them wakes every 5 ms (the switch interval) to ask for it, and so the one
-that has it gets no processor.
+second take 3.5 % of a processor. And some thousand threads that want the GIL at the same time bring
+everything to a halt. Each of them wakes every 5 ms (the switch interval) to ask for the GIL, so the
+thread that has the GIL gets no processor.
 
 So each slice is twice as long as the one before, from one second up to a minute: a thread that has
-waited for some time looks up after as much time again. And among many, they are longer from the
-beginning and of different lengths: all threads together look 200 times a second. Only those of the
-last two kinds stay as they are: nobody else can tell such a thread; and either it is the main
-thread, or nobody waits for the GIL.
+waited for some time looks again after as much time. If many threads wait, their slices are longer
+from the beginning, and of different lengths: all threads together look 200 times a second. Only for
+the last two events a slice always has one second: no other thread can wake the waiting thread then.
+These looks cost little: it is the main thread, or there is no GIL to wait for.
 
-And no wait of the platform's takes any number of seconds (``threading.TIMEOUT_MAX``, which is 49
-days on Windows), and none takes ``math.inf``. These need not.
+Besides, the platform's waits have a longest time (``threading.TIMEOUT_MAX``: 49 days on Windows),
+and do not take ``math.inf``. The functions here take any time, and ``math.inf``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LOOKS_PER_SECOND = 200  # of all threads together, as long as no slice is the lo
 
 _waiting: dict[object, None] = {}  # each wait that is going on
 if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_waiting.clear)  # of threads that are not there
+    os.register_at_fork(after_in_child=_waiting.clear)  # the child has none of these threads
 
 _CTRL_C_WAITS = sys.platform == "win32"
 _WITHOUT_GIL = not getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -64,7 +64,7 @@ def check_timeout(timeout: float | None) -> float | None:
 
 
 def check_limit(limit: float, what: str, kind: str = "a number of seconds") -> float:
-    """Return *limit* as a float, ``math.inf`` if there is none. For a parameter called *what*.
+    """Return *limit*, the parameter called *what*, as a float; ``math.inf`` means no limit.
 
     :raises TypeError: if it is not a number of seconds
     :raises ValueError: if it is negative or NaN
@@ -84,17 +84,18 @@ def check_limit(limit: float, what: str, kind: str = "a number of seconds") -> f
 def acquire(
     lock: threading.Lock, timeout: float | None, enough: Callable[[], bool] | None = None
 ) -> bool:
-    """Take *lock* within *timeout* seconds; None means however long it takes.
+    """Take *lock* within *timeout* seconds; None sets no limit. Return whether it was taken.
 
-    Returns True as well if it was *enough* between two slices: for a wait that may be over although
-    nobody could release the lock, for want of stack or memory.
+    Returns True as well if ``enough()`` is true between two slices: a wait may be over although no
+    thread could release the lock, for want of stack or memory.
     """
     first = SLICE
     _waiting[lock] = None
     try:
         if len(_waiting) <= LOOKS_PER_SECOND:
-            # The first slice, which is the last one of most waits. Nothing is made for the others
-            # before it: the thread that we wait for may be waiting for the GIL, which we have.
+            # The first slice, which is the only one of most waits. We make no objects for the other
+            # slices before it: the thread that we wait for may be waiting for the GIL, which we
+            # have.
             if timeout is None:
                 if lock.acquire(True, SLICE):
                     return True
@@ -119,7 +120,7 @@ def _acquire_in_slices(
     enough: Callable[[], bool] | None,
     first: float,
 ) -> bool:
-    """The loop of ``acquire``. By itself: the ``finally`` there has to hear of Ctrl-C in it.
+    """The loop of ``acquire``. By itself, so that the ``finally`` there runs if Ctrl-C strikes.
 
     (CPython 3.12 to 3.14 leave some jumps of a loop out of the ``try`` around it; see
     python/cpython#130279.)
@@ -144,7 +145,7 @@ def wait_for(event: threading.Event, timeout: float) -> bool:
 
 
 def result(future: Future[T_Value]) -> T_Value:
-    """Wait for what *future* comes to, and return or raise it."""
+    """Wait until *future* is done; return its result, or raise its exception."""
     for slice_ in _slices(None):
         if wait((future,), slice_).done:
             break
@@ -154,10 +155,10 @@ def result(future: Future[T_Value]) -> T_Value:
 def _slices(
     timeout: float | None, looks: bool = False, first: float = SLICE, what: object = None
 ) -> Iterator[float]:
-    """Cut a wait of *timeout* seconds (None: without limit) into pieces; there is at least one.
+    """Cut a wait of *timeout* seconds (None: without limit) into slices; there is at least one.
 
-    *looks* says that the caller looks between two of them whether its wait is over, *first* how
-    long the first one is if nobody has to look, *what* identifies the wait.
+    *looks*: the caller looks between two slices whether its wait is over. *first*: the length of
+    the first slice, unless all have one second. *what* identifies the wait.
     """
     deadline = time.monotonic() + (math.inf if timeout is None else timeout)
     steady = (looks and _WITHOUT_GIL) or (

@@ -1,12 +1,11 @@
-"""What a hub needs of its event loop, whichever it is: to be called from any thread, and to sleep.
+"""What a hub needs of any event loop: that other threads can call into it, and tasks can sleep.
 
-This file imports no backend. ``on_asyncio`` and ``on_trio`` have what is different in each; one of
-them is imported when the first hub is opened in such a loop. None of the three knows mailboxes and
+This file imports no backend. ``on_asyncio`` and ``on_trio`` have the differences; each of them is
+imported when the first hub is opened in such a loop. None of the three files knows mailboxes and
 hubs.
 
-``call_soon``, wherever it comes from, may be called from any thread for ever; once the loop is
-gone, it raises RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, which is a
-RuntimeError).
+Each ``call_soon`` may be called from any thread, for ever. Once the loop is gone, it raises
+RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, which is a RuntimeError).
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class Nap(Protocol):
         """Let the task go on soon. Does nothing if it does not sleep, or was cancelled."""
 
     def wake_now(self) -> None:
-        """The same, and at once if this event loop can do that. To be called outside of tasks."""
+        """Let the task go on at once, if this event loop can do that. Call it outside of tasks."""
 
 
 class Watch(Protocol):
-    """What an event loop does for one descriptor."""
+    """An event loop's watch of one descriptor."""
 
     def stop(self) -> object:
         """Watch it no longer. From any thread, at any bytecode, also if the loop is closed."""
@@ -64,21 +63,21 @@ class WayIn(Protocol):
         ...
 
     def watch(self, fd: int, arrived: Callable[[], object], left: Callable[[], object]) -> Watch:
-        """Call *arrived* whenever *fd* is readable; when that has ended, call *left*, once.
+        """Call *arrived* whenever *fd* is readable; when the watch has ended, call *left*, once.
 
         In the event loop. *arrived* must not raise.
         """
         ...
 
     def close(self) -> object:
-        """Free what it uses. In the event loop. ``call_soon`` works all the same."""
+        """Free its resources. In the event loop. ``call_soon`` still works afterwards."""
 
     def leave(self, task_group: TaskGroup) -> Awaitable[object]:
         """Close it, and leave *task_group*, which has no tasks, after one turn of the loop."""
         ...
 
     def leave_loop(self, guest: object) -> object:
-        """The hub of *guest* has ended: leave nothing in the event loop. In the event loop."""
+        """Remove all traces of the hub of *guest* from the event loop. In the event loop."""
 
     def leave_loop_soon(self, guest: object) -> object:
         """The same, from any thread, at any bytecode, also if the event loop is closed."""
@@ -103,10 +102,10 @@ def native_loop() -> Any:
 def call_soon_here() -> CallSoon:
     """Return a function that makes this event loop call another one soon, from any thread.
 
-    It is the loop's own: ``call_soon_threadsafe`` of asyncio and uvloop, ``run_sync_soon`` of
-    trio. Both take no lock that a signal handler could find taken, and are documented to be called
-    from foreign threads; what anyio puts on top of them is a round trip. The function that they
-    call must not raise: an exception there ends a whole trio run.
+    It is the loop's own function: ``call_soon_threadsafe`` of asyncio and uvloop, ``run_sync_soon``
+    of trio. Neither takes a lock that a signal handler could find taken, and both are documented to
+    be called from foreign threads. (anyio's functions for this add a round trip.) The function that
+    they call must not raise: an exception there ends a whole trio run.
     """
     native = native_loop()
     if _is_trio(native):
@@ -117,7 +116,7 @@ def call_soon_here() -> CallSoon:
 def way_into(task_group: TaskGroup, when_closed: WhenClosed, guest: object) -> Way:
     """The way into this event loop for a hub that has just opened *task_group* in it.
 
-    *guest* is what it leaves with again (``WayIn.leave_loop``).
+    *guest* stands for the hub; pass the same object to ``WayIn.leave_loop``.
 
     Returns the way in, ``call_soon``, and the number that *when_closed* will be called with if this
     event loop is closed under the hub (None: that cannot happen).

@@ -1,8 +1,8 @@
-"""Run what may block in a thread of its own, without the loop waiting for it longer than it wants.
+"""Run a function that may block in a thread of its own; the loop waits for it with a time limit.
 
-Why not ``anyio.to_thread``: its worker threads are no daemons on asyncio, so that one library whose
-``stop`` never returns would keep the whole process from ending; its limiter may be used up by the
-very threads that wait for the hub; and its shield holds back anyio's cancellation, but not a
+Why not ``anyio.to_thread``: on asyncio its worker threads are no daemons. So one library whose
+``stop`` never returns would keep the whole process from ending. Its limiter may be used up by the
+very threads that wait for the hub. And its shield defers anyio's cancellation, but not a
 ``task.cancel()``, ``asyncio.timeout`` or ``asyncio.wait_for``.
 """
 
@@ -31,11 +31,11 @@ _over: list[None] = []  # not empty from the moment at which no thread is starte
 def start_daemon(
     func: Callable[[], object], name: str, *, only_there: bool = False
 ) -> threading.Thread:
-    """Call *func* in a new daemon thread; if there can be none, in this one.
+    """Call *func* in a new daemon thread; if no thread can be started, in this one.
 
-    Because Python is exiting (until 3.11 ``start`` does not say so, but waits for ever for a thread
-    that will never run), or because the system has none left: then, with *only_there*, RuntimeError
-    is raised.
+    There are two reasons for that. Python is exiting (until 3.11 ``start`` does not say so, but
+    waits for ever for a thread that will never run). Or the system has no thread left: then, with
+    *only_there*, this raises RuntimeError instead.
     """
     mine = object()
     begun = threading.Lock()
@@ -64,21 +64,22 @@ def start_daemon(
 def _start_no_more() -> None:
     """Python exits: wait for threads that a daemon thread is just starting.
 
-    CPython frees what belongs to a thread that has not begun, and crashes if the system lets it
-    run then (python/cpython#124878; seen with 3.10). Python has joined by now what it joins, so
-    only daemon threads still start any. They enter a thread, and *then* look whether it is over. We
-    write that it is, and *then* copy the entries. So a thread is found here, or is not started.
+    CPython frees the state of a thread that has not begun, and crashes if the system lets that
+    thread run afterwards (python/cpython#124878; seen with 3.10). Python has joined all other
+    threads by now, so only daemon threads still start any. They enter a thread, and *then* read
+    ``_over``. We write ``_over``, and *then* copy the entries. So a thread is found here, or is not
+    started.
     """
     _over.append(None)
     for begun in list(_starting.values()):
-        begun.acquire(timeout=1.0)  # it needs the interpreter alone, which we leave to it here
+        begun.acquire(timeout=1.0)  # the thread needs only the GIL, which we release here
 
 
 atexit.register(_start_no_more)
 
 
 def forget_threads() -> None:
-    """In a forked child, which has none of them."""
+    """In a forked child: it has none of the parent's starting threads."""
     _starting.clear()
     _over.clear()
 
@@ -86,8 +87,8 @@ def forget_threads() -> None:
 async def outlast(done: Event) -> BaseException | None:
     """Wait until *done* is set; cancellation is deferred until then.
 
-    Returns the native asyncio cancellation, which no shield holds back, that came meanwhile:
-    the task that awaits this has to raise it in the end.
+    Returns the native asyncio cancellation that came meanwhile, because no shield defers that. The
+    task that awaits this has to raise it in the end.
     """
     cancelled: BaseException | None = None
     while not done.is_set():
@@ -95,7 +96,7 @@ async def outlast(done: Event) -> BaseException | None:
             with CancelScope(shield=True):
                 await done.wait()
         except GeneratorExit:
-            raise  # first: there is no loop now that could be asked what its own are
+            raise  # first: the next clause needs a running loop, and there is none
         except get_cancelled_exc_class() as exc:
             cancelled = exc
     return cancelled
@@ -121,8 +122,8 @@ class Worker(Generic[R]):
         try:
             self._call_soon(self._done.set)
         except RuntimeError:
-            pass  # the event loop was closed; nobody waits there
-        self._returned.set()  # after that call, which comes first in the event loop, too
+            pass  # the event loop was closed; no task waits there
+        self._returned.set()  # after that call: ``_done`` is set first in the event loop, too
 
     @property
     def done(self) -> bool:
@@ -137,9 +138,9 @@ class Worker(Generic[R]):
     async def outlast(self, at_most: float = math.inf) -> BaseException | None:
         """Wait until *func* has returned, or *at_most* seconds; see :func:`outlast`.
 
-        They are seconds of real time, which *func* takes as well. A loop may have another clock:
-        one for tests jumps to the next deadline when all its tasks wait. So another thread measures
-        it.
+        These are seconds of real time, because *func* takes real time. A loop may have another
+        clock: a loop for tests jumps to the next deadline when all its tasks wait. So another
+        thread measures the time.
         """
         if at_most == math.inf or self.done:
             return await outlast(self._done)
@@ -147,7 +148,7 @@ class Worker(Generic[R]):
         return await outlast(clock._done)
 
     def outcome(self) -> R:
-        """What *func* has returned or raised; TimeoutError if it has not yet."""
+        """Return or raise the outcome of *func*; TimeoutError if it still runs."""
         if self._error is not None:
             raise self._error
         if not self._done.is_set():

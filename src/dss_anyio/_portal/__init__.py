@@ -1,1 +1,1 @@
-"""The sending face: what is given to other threads."""
+"""The sending face: portals, feeds, and the functions that other threads call."""

@@ -32,15 +32,16 @@ class Asker(Caller, Generic[T_contra]):
     def request(self, item: T_contra, *, timeout: float | None = None) -> Any:
         """Ask the hub, wait for the answer and return it.
 
-        From any thread but the hub's own. The receiver gets a :class:`Request` in place of an item,
-        in the same order. Blocks until it is answered, at most *timeout* seconds (None: as long as
-        it takes), the wait for room included. If this call gives up (its time is over, Ctrl-C, an
-        exception set in this thread, which is seen within a second), the handler that works on it
-        is cancelled, and if it is still queued it is skipped.
+        From any thread but the hub's own. Blocks until the request is answered, at most *timeout*
+        seconds (None: as long as it takes), the wait for room included. The receiver gets a
+        :class:`Request` in place of an item, in the same order. This call gives up when its time is
+        over, at Ctrl-C, or at an exception set in this thread, which it sees within a second. Then
+        a handler that works on the request is cancelled, and a request that is still queued is
+        skipped.
 
-        :raises BaseException: what it was refused with (``reply_error``), or its handler has raised
-        :raises NoReplyError: if it was thrown away, or its handler has ended, without an answer, or
-            the overflow policy dropped it
+        :raises BaseException: the exception of ``reply_error``, or of the handler
+        :raises NoReplyError: if the request was thrown away, or its handler has ended, without an
+            answer, or the overflow policy dropped it
         :raises TimeoutError: if there was no answer in time
         :raises RuntimeError: in the hub's own thread, at once: the answer would never come
         :raises anyio.ClosedResourceError: if this portal is closed, or is aborted meanwhile
@@ -54,12 +55,12 @@ class Asker(Caller, Generic[T_contra]):
         return wait_for_answer(mailbox, lane, "request", timeout, counts, mailbox.ask, item)
 
     def request_soon(self, item: T_contra) -> Future[Any]:
-        """Ask the hub, and return a future for the answer. Never waits.
+        """Ask the hub, and return a future for the answer.
 
-        From any thread, also the hub's own. If the hub is full, the request waits for its place
-        after those that came before; what this thread sends meanwhile may come first. Cancelling
-        the future cancels the handler, and is possible until there is an answer. The future fails
-        with what :meth:`request` would raise.
+        From any thread, also the hub's own; never waits. If the hub is full, the request waits for
+        a place, after the senders that came before; items that this thread sends meanwhile may come
+        first. You can cancel the future until there is an answer, which cancels the handler. The
+        future fails with the exception that :meth:`request` would raise.
 
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
@@ -92,7 +93,7 @@ class Asker(Caller, Generic[T_contra]):
             mailbox.leave(question)
         return question.result()
 
-    # -- what is handed to a library ---------------------------------------------------------------
+    # -- functions for a library to call -----------------------------------------------------------
 
     @overload
     def request_callback(
@@ -142,24 +143,26 @@ class Asker(Caller, Generic[T_contra]):
     ) -> Callable[..., Any]:
         """Return a function for a library to call, which asks, waits, and returns the answer.
 
-        It may be called from any thread, for ever. With *default* it never raises, and returns
-        *default* where :meth:`request` would raise. Without, it raises the exceptions of
-        :meth:`request`: for libraries in which that is the way to refuse. *pack* is as for
-        :meth:`send_callback`. After the end of the portal or the hub nothing is asked, *pack* is
-        not called, and ``statistics().late`` counts it.
+        From any thread; never waits. The function may be called from any thread, for ever. With
+        *default* it never raises, and returns *default* where :meth:`request` would raise. Without
+        *default*, it raises the exceptions of :meth:`request`: for libraries in which an exception
+        is the way to refuse. *pack* is as for :meth:`send_callback`. After the end of the portal or
+        the hub, the function asks nothing and does not call *pack*; ``statistics().late`` counts
+        the call.
 
         A library in C expects a certain type, and the handler may return another. *convert* is
         called with the answer, in the library's thread, and makes the value that the library gets:
         an ``int``, a ``float``, a type of ctypes. So *default* should have that type, too. If
         *convert* raises, the library gets *default*, or NoReplyError. Without *convert*, ctypes
-        notices the wrong type too late: the number that C gets for it, for a None, or for an
+        notices the wrong type too late: the number that C gets for a wrong type, a None, or an
         exception is undefined before CPython 3.14, which makes it 0.
 
-        ``on_error`` of the hub gets the errors that no caller receives: an exception in *pack* or
-        *convert*, with *default* also a handler's, and the RuntimeError in the hub's own thread.
+        ``on_error`` of the hub gets the errors that no caller receives: the exceptions of *pack*
+        and *convert*; with *default*, also those of a handler, and the RuntimeError in the hub's
+        own thread.
 
-        :param timeout: how many seconds the library's thread may have to wait; None for any number.
-            The library has the answer a little later, so stay below the time that it allows: 0.08
+        :param timeout: how many seconds the library's thread waits at most; None for any number.
+            The library gets the answer a little later, so stay below the time that it allows: 0.08
             for 100 ms
         :raises TypeError: if *pack* or *convert* is not callable, or is a coroutine function
         :raises ValueError: if *timeout* is negative

@@ -1,7 +1,7 @@
 """The functions that are handed to a library: they may be called from any thread, for ever.
 
-A library's thread is a guest's house. Nothing escapes into it but what was chosen, and nothing is
-printed or logged there: what goes wrong is reported on the hub's side.
+In a library's thread we are a guest. No exception escapes into it that the user has not chosen, and
+nothing is printed or logged there: errors are reported on the hub's side.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .._core.mailbox import Mailbox
 from .._core.sender import make_callback
 from .._core.source import Lane
 
-# With a default, the library's thread is not told of these, and the hub knows by its counts.
+# With a default, the library does not see these errors. They are not reported: the hub counts them.
 _SILENT = (TimeoutError, NoReplyError, BrokenResourceError, ClosedResourceError)
 
 _REPORTED = "has failed, which on_error or the log tells"
@@ -102,7 +102,7 @@ def make_request_callback(
 
 
 def packed(pack: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The item for the arguments with which a library has called back."""
+    """Make the item from the arguments with which a library has called back."""
     return tupled(args, kwargs) if pack is None else pack(*args, **kwargs)
 
 

@@ -36,8 +36,8 @@ T_Value_co = TypeVar("T_Value_co", covariant=True)
 class Caller(NotCopied):
     """The base of :class:`Portal` that calls functions in the hub's thread.
 
-    Calls go beside the line: nobody has to receive, a full hub does not hold them up, and they have
-    no order with items.
+    Calls do not go through the line: no receiver is needed, a full hub does not hold them up, and
+    there is no order between calls and items.
     """
 
     def __init__(self, mailbox: Mailbox, lane: Lane) -> None:
@@ -57,17 +57,18 @@ class Caller(NotCopied):
     def call(self, func: Callable[[Unpack[T_Args]], Any], *args: Unpack[T_Args]) -> Any:
         """Call *func* in the hub's thread, wait for its result and return it.
 
-        From any thread but the hub's own. A coroutine function runs in a task of
-        ``hub.task_group``; a plain function runs in the event loop itself, so it must not block. It
-        does not pass through the queue: nobody has to receive. *func* sees the context variables of
-        the caller. A plain function finds a task there and may open cancel scopes, but is inside
-        of none; on trio, Ctrl-C reaches it. If the caller gives up (Ctrl-C, an exception set in
-        this thread), the task is cancelled. In a polled hub a plain function runs at the next
-        ``poll()``.
+        From any thread but the hub's own. Blocks until *func* has returned or raised. If the caller
+        gives up (Ctrl-C, an exception set in this thread), the task is cancelled.
+
+        A coroutine function runs in a task of ``hub.task_group``; a plain function runs in the
+        event loop itself, so it must not block. The call does not pass through the queue, so no
+        receiver is needed. *func* sees the context variables of the caller. A plain function finds
+        a task there and may open cancel scopes, but is inside no scope; on trio, Ctrl-C reaches it.
+        In a polled hub a plain function runs at the next ``poll()``.
 
         :raises BaseException: the exception of *func*, also if it is no ``Exception``; a copy of
             KeyboardInterrupt and SystemExit, which end the hub as well if a task raises them
-        :raises NoReplyError: if the task was cancelled, or a task that it has awaited
+        :raises NoReplyError: if the task, or a task that it has awaited, was cancelled
         :raises RuntimeError: in the hub's own thread; in a polled hub if *func* is a coroutine
             function; if the hub is not open
         :raises anyio.ClosedResourceError: if this portal is closed, or is aborted meanwhile
@@ -95,8 +96,8 @@ class Caller(NotCopied):
     ) -> Any:
         """As :meth:`call`, but wait at most *timeout* seconds.
 
-        Then a task that runs *func* is cancelled, which this does not wait for; if *func* was not
-        called yet, it never is. A plain function that runs goes on.
+        After that time a task that runs *func* is cancelled, and this does not wait for its end. If
+        *func* was not called yet, it never is. A plain function that runs goes on.
 
         :raises TimeoutError: if there was no result in time; otherwise as :meth:`call`
         :raises ValueError: if *timeout* is negative
@@ -140,9 +141,9 @@ class Caller(NotCopied):
     ) -> Any:
         """As :meth:`call`, from any event loop of either backend, the hub's own included.
 
-        Waits without blocking the loop. If it is cancelled before *func* was called, *func* never
-        is. If it is cancelled later, the task is cancelled, and this call waits until that has
-        ended; with *abandon_on_cancel* it does not wait. (As in anyio 4.16.)
+        Waits without blocking the loop. If it is cancelled before *func* was called, *func* is
+        never called. If it is cancelled later, the task is cancelled, and this call waits until the
+        task has ended; with *abandon_on_cancel* it does not wait. (As in anyio 4.16.)
 
         :raises BaseException: the exception of *func*, also if this call has cancelled it
         :raises NoReplyError: if the task was cancelled, but not by this call
@@ -196,9 +197,10 @@ class Caller(NotCopied):
     def start_task_soon(
         self, func: Callable[[Unpack[T_Args]], Any], *args: Unpack[T_Args], name: object = None
     ) -> Future[Any]:
-        """As :meth:`call`, but return a future for the result. Never waits. From any thread.
+        """As :meth:`call`, but return a future for the result.
 
-        Cancelling the future cancels the task. *name* names the task, for debugging.
+        From any thread; never waits. Cancelling the future cancels the task. *name* names the task,
+        for debugging.
 
         :raises RuntimeError: if the hub is not open
         :raises anyio.ClosedResourceError: if this portal is closed
@@ -228,7 +230,7 @@ class Caller(NotCopied):
 
         :return: a future for the task's result, and the value that ``started`` was called with
         :raises BaseException: the exception of *func* before it has called ``started``
-        :raises RuntimeError: if it returns before that; otherwise as :meth:`call`
+        :raises RuntimeError: if *func* returns before that; otherwise as :meth:`call`
         """
         mailbox, lane = self._mailbox, self._lane
         check_coroutine_function(mailbox, lane)
@@ -271,8 +273,8 @@ class Caller(NotCopied):
     ) -> AbstractContextManager[T_Result]:
         """Return a context manager that runs *cm* in the hub's thread, in one single task.
 
-        To be used in any thread but the hub's own. Its ``with`` block begins when *cm* has been
-        entered, and blocks at its end until *cm* has been left.
+        Use it in any thread but the hub's own. Its ``with`` blocks until *cm* has been entered, and
+        the end of the block blocks until *cm* has been left.
         """
         return _Wrapped(self, cm)
 
@@ -322,7 +324,7 @@ class _Wrapped(AbstractContextManager[T_Value_co], Generic[T_Value_co]):
 
 
 class _Status:
-    """What a task that is started calls when it has started."""
+    """The *task_status* of ``start_task``: the task calls ``started`` when it has started."""
 
     def __init__(self, question: Question) -> None:
         self._question = question

@@ -1,12 +1,12 @@
-"""The other way round: what a callback with a deadline takes, filled in advance.
+"""A feed, the other direction: a callback with a deadline takes items that were put in advance.
 
 An audio callback that has 10 ms for an answer cannot wait for an event loop that is busy for 20 ms.
-So the loop fills a feed while it has time, and the callback takes what is there.
+So the loop fills a feed while it has time, and the callback takes an item that is there.
 
-The two sides are mirror images. A side that finds nothing to do enters its line, and then looks
-again; a side that changes something does that first, and then looks for a waiter in the other
-side's line. All of these are single steps, so one of the two sees the other: nobody sleeps in vain.
-A waiter that is woken looks again, and if it leaves for another reason passes the wake on.
+The two sides are mirror images. A side that has to wait enters its line, and *then* looks again. A
+side that puts or takes an item does that, and *then* looks for a waiter in the other side's line.
+All of these are single steps, so one of the two sees the other: no side sleeps although it could go
+on. A waiter that is woken looks again. If it leaves for another reason, it passes the wake on.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ class FeedStatistics(NamedTuple):
     """The counts of a feed, or of all feeds of one name: ``sent == taken + queued``."""
 
     queued: int  #: items that wait to be taken
-    max_buffer_size: float  #: how many may wait (in the one opened last), or ``math.inf``
+    max_buffer_size: float  #: how many may wait (in the feed opened last), or ``math.inf``
     taken: int  #: items that were taken
-    underruns: int  #: how often nothing was there in time, and a default or an error was the result
+    underruns: int  #: how often no item was there in time: the taker got a default or an error
     overruns: int  #: how often ``send_nowait`` found no room
 
     @property
@@ -53,17 +53,18 @@ class FeedStatistics(NamedTuple):
 class FeedAccount(Counters):
     """The counts of all feeds that have had one name in a hub. Kept until the hub is gone.
 
-    Counted as it happens, as for sources, so nothing is added up when a feed ends: what was fed,
-    before it can be taken; what was taken; and what was left in a feed that nobody holds any more.
+    Each event is counted when it happens, as for sources, so nothing is added up when a feed ends.
+    It counts the items fed, before they can be taken; the items taken; and the items left in a feed
+    that was destroyed ("forgotten").
     """
 
     __slots__ = ("limit",)
 
     def __init__(self) -> None:
-        self.limit: float = 0  # of the feed that was opened last
+        self.limit: float = 0  # the limit of the feed that was opened last
 
     def statistics(self) -> FeedStatistics:
-        taken = self.value_of("taken") + self.value_of("forgotten")  # before what was fed
+        taken = self.value_of("taken") + self.value_of("forgotten")  # read before "fed"
         return FeedStatistics(
             self.value_of("fed") - taken,
             self.limit,
@@ -127,7 +128,7 @@ class Feed(NotCopied, Generic[T_Item]):
         while not self._put(item):
             call_soon = call_soon_here()
             woken = Event()
-            # Called too late, it wakes the wait of the next round, which looks again.
+            # A late call of this function wakes the wait of the next round, which looks again.
             question = Question(self._lane, "feed.send", lambda: call_soon(woken.set))  # noqa: B023
             await self._sleep(question, woken)
             if self._mailbox.ended:
@@ -143,7 +144,7 @@ class Feed(NotCopied, Generic[T_Item]):
             await woken.wait()
         except BaseException:
             if not question.settle("abandoned"):
-                self._wake(self._senders)  # it was woken, and is not going to use it
+                self._wake(self._senders)  # it was woken, and does not use the wake: pass it on
             raise
         finally:
             self._leave(self._senders, question)
@@ -170,18 +171,18 @@ class Feed(NotCopied, Generic[T_Item]):
             )
         if self._mailbox.ended:
             raise self._hub_gone()
-        # Only the hub's thread adds, so there cannot be more meanwhile.
+        # Only the hub's thread adds items, so their number cannot grow meanwhile.
         if len(self._items) >= self._limit:
             return False
         self._account["fed"].add_one()
         self._items.append(item)
         self._wake(self._takers)
         if len(self._items) < self._limit:
-            self._wake(self._senders)  # one after the other
+            self._wake(self._senders)  # each sender wakes the next
         return True
 
     def close(self) -> None:
-        """Add nothing more. Never waits; a second call does nothing.
+        """Add nothing more. From any thread; never waits; a second call does nothing.
 
         Queued items can still be taken. Calls that wait in ``take`` or ``send`` are released.
         """
@@ -211,11 +212,11 @@ class Feed(NotCopied, Generic[T_Item]):
     def take_nowait(self, default: Any = RAISE) -> T_Item:
         """Take the oldest item if there is one. From any thread, at any bytecode. Never waits.
 
-        With *default*, it never raises: *default* is returned where nothing is there, also after
-        the end. That is counted as an underrun, and so is WouldBlock.
+        With *default*, it never raises: *default* is returned if no item is there, also after the
+        end. That is counted as an underrun, and so is WouldBlock.
 
-        :raises anyio.WouldBlock: if nothing is there
-        :raises anyio.EndOfStream: if nothing is there, and the feed is closed
+        :raises anyio.WouldBlock: if no item is there
+        :raises anyio.EndOfStream: if no item is there, and the feed is closed
         :raises anyio.BrokenResourceError: if the hub has ended
         """
         item: T_Item = self._take(default, self._empty, lambda: False)
@@ -224,12 +225,12 @@ class Feed(NotCopied, Generic[T_Item]):
     def take(self, *, timeout: float | None = None, default: Any = RAISE) -> T_Item:
         """Take the oldest item; wait for one, at most *timeout* seconds. From any foreign thread.
 
-        With *default* it is returned where an error would be raised, also after the end; that is
-        counted as an underrun, and so is TimeoutError.
+        With *default*, *default* is returned where an error would be raised, also after the end.
+        That is counted as an underrun, and so is TimeoutError.
 
-        :raises TimeoutError: if nothing came in time
+        :raises TimeoutError: if no item came in time
         :raises RuntimeError: in the hub's own thread, if it would have to wait, also with *default*
-        :raises anyio.EndOfStream: if nothing is there, and the feed is closed
+        :raises anyio.EndOfStream: if no item is there, and the feed is closed
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
         """
         timeout = check_timeout(timeout)
@@ -251,14 +252,14 @@ class Feed(NotCopied, Generic[T_Item]):
             if self._mailbox.ended:
                 error = self._hub_gone
                 break
-            closed = self._closed  # read before the queue: what was sent before is seen
+            closed = self._closed  # read before the queue: so items sent before the close are seen
             try:
                 item = self._items.popleft()
             except IndexError:
                 if closed or not in_time:
                     error = self._end_of_stream if closed else empty
                     break
-                in_time = wait()  # and look once more, also after the last moment
+                in_time = wait()  # and look once more, also when the time is over
             else:
                 self._taken.add_one()
                 self._account["taken"].add_one()
@@ -271,7 +272,7 @@ class Feed(NotCopied, Generic[T_Item]):
         return default
 
     def _wait(self, deadline: float | None) -> bool:
-        """Block this thread until there may be something. False if the time is over."""
+        """Block this thread until there may be an item. False if the time is over."""
         if self._mailbox.home.is_here():
             raise would_deadlock(self._lane, "take", in_a_loop=True)
         woken = threading.Lock()
@@ -285,10 +286,10 @@ class Feed(NotCopied, Generic[T_Item]):
                 question.settle("answered")
             if acquire(woken, left):
                 return True
-            return not question.settle("abandoned")  # if it was woken just now, it looks again
+            return not question.settle("abandoned")  # if it was woken just now, look again
         except BaseException:
             if not question.settle("abandoned"):
-                self._wake(self._takers)  # it was woken, and is not going to use it
+                self._wake(self._takers)  # it was woken, and does not use the wake: pass it on
             raise
         finally:
             self._leave(self._takers, question)
@@ -320,10 +321,10 @@ class Feed(NotCopied, Generic[T_Item]):
         )
 
     def __del__(self) -> None:
-        for _ in getattr(self, "_items", ()):  # nobody can take them any more
+        for _ in getattr(self, "_items", ()):  # no thread can take them any more
             self._account["forgotten"].add_one()
 
-    # -- what it says when something cannot be done, made only then --------------------------------
+    # -- its errors, made only when they are raised ------------------------------------------------
 
     @property
     def _title(self) -> str:

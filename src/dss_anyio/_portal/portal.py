@@ -1,4 +1,4 @@
-"""The sending face: what is given to other threads. The same for both hubs."""
+"""The sending face: the portal, which is given to other threads. The same for both hubs."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ T_Method = TypeVar("T_Method", bound=Callable[..., Any])
 class _Quick:
     """A method that each portal replaces by a closure of its own when it is first used.
 
-    The decorated body is the readable specification. It is used if somebody calls it as
-    ``Portal.send(portal, item)``. The closure (``make_sender``) does not hold the portal.
+    The decorated body is the readable specification. A call as ``Portal.send(portal, item)`` uses
+    it. The closure (``make_sender``) does not hold the portal.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class _Quick:
             return self._method
         mailbox, lane = portal._mailbox, portal._lane  # pyright: ignore[reportPrivateUsage]  # of this file
         made = make_sender(mailbox, lane, self._otherwise, self._accepted, self._failed)
-        setattr(portal, self._name, made)  # from now on it is found before we are
+        setattr(portal, self._name, made)  # from now on Python finds the closure first
         return made
 
 
@@ -83,12 +83,13 @@ class Portal(ForC[T_contra]):
     def send(self, item: T_contra, *, timeout: float | None = None) -> None:
         """Deliver *item* to the hub; wait for room if it is full and its policy is ``"block"``.
 
-        From any thread; in the hub's own it does not wait, see below. Waits at most *timeout*
+        From any thread; in the hub's own it raises instead of waiting. Waits at most *timeout*
         seconds (None: as long as it takes). Once it has returned, *item* will be received, or
-        handed to ``on_undelivered`` if the hub ends first. If it raises, it was not accepted.
+        handed to ``on_undelivered`` if the hub ends first. If it raises, *item* was not accepted.
 
         :raises TimeoutError: if there was no room in time
-        :raises RuntimeError: in the hub's own thread, if it would have to wait: for ever
+        :raises RuntimeError: in the hub's own thread, if it would have to wait, which would be for
+            ever
         :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
         """
@@ -113,8 +114,9 @@ class Portal(ForC[T_contra]):
         """Deliver *item* to the hub if that can be done at once; return whether it was accepted.
 
         From any thread, a signal handler, a finalizer, a C callback, at any bytecode, also after
-        the hub and its event loop are gone. Never waits, never raises. True means what
-        :meth:`send_nowait` promises; with False the item is still the caller's.
+        the hub and its event loop are gone. Never waits, never raises. After True, *item* will be
+        received or handed back, as with :meth:`send_nowait`. After False, it was not accepted, and
+        is still the caller's.
         """
         return offer(self._mailbox, self._lane, item, ABSENT, None)
 
@@ -123,9 +125,9 @@ class Portal(ForC[T_contra]):
     def send_many(self, items: Iterable[T_contra], *, timeout: float | None = None) -> None:
         """Deliver all *items*, in their order; wait for room as :meth:`send` does.
 
-        From any thread; in the hub's own it does not wait. Waits at most *timeout* seconds
-        altogether. As many as there is room for are accepted in one go and with one wake. If it
-        raises, the first so many of *items* were accepted, and the message says how many.
+        From any thread; in the hub's own it raises instead of waiting. Waits at most *timeout*
+        seconds altogether. As many items as there is room for are accepted at once, and with one
+        wake. If it raises, the first items may have been accepted; the message says how many.
 
         :raises TimeoutError: if there was no room in time
         :raises RuntimeError: in the hub's own thread, if it would have to wait
@@ -145,7 +147,7 @@ class Portal(ForC[T_contra]):
                 if sent == len(batch):
                     return
                 if put:
-                    continue  # there was no more room then; or no more memory, and room still
+                    continue  # there was no more room; or memory ran out, and there is still room
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 wait_for_place(self._mailbox, self._lane, batch[sent], "send_many", left)
             except Exception as exc:
@@ -160,8 +162,8 @@ class Portal(ForC[T_contra]):
 
         From any event loop of either backend: the hub's own or another one. Always a checkpoint.
         Once it has returned, *item* will be received, or handed to ``on_undelivered`` if the hub
-        ends first. If it is cancelled while it waits, the item was not accepted, unless room came
-        up at that very moment.
+        ends first. If it is cancelled while it waits, *item* was not accepted, unless room became
+        free at that very moment.
 
         :raises anyio.ClosedResourceError: if this portal is closed, or is closed meanwhile
         :raises anyio.BrokenResourceError: if the hub has ended, or ends meanwhile
@@ -186,7 +188,7 @@ class Portal(ForC[T_contra]):
         if waiter.refused and lane.refusal is not None:
             raise lane.refusal(lane)
 
-    # -- what is handed to a library ---------------------------------------------------------------
+    # -- functions for a library to call -----------------------------------------------------------
 
     @overload
     def send_callback(
@@ -203,14 +205,17 @@ class Portal(ForC[T_contra]):
     ) -> Callable[..., Any]:
         """Return a function for a library to call, which sends its arguments.
 
-        It may be called from any thread, at any bytecode, for ever. It never waits, never raises
-        and always returns *returns*, accepted or not. If the callback returns a number in C, give
-        the one that means success, such as 0; the number that C gets for a None is undefined before
-        CPython 3.14. *pack* makes the item of the arguments; without it one argument is the item,
-        several are a tuple. An exception in *pack* is reported on the hub's side (see ``on_error``
-        of :func:`open_hub`). If there is no room, even if the policy is ``"block"``, the item is
-        dropped: counted, and handed to ``on_undelivered``. After the end of the portal or the hub
-        nothing is called, *pack* neither; only ``statistics().late`` counts it.
+        From any thread; never waits. The function may be called from any thread, at any bytecode,
+        for ever. It never waits, never raises and always returns *returns*, whether or not the item
+        was accepted. If the callback returns a number in C, give the number that means success,
+        such as 0; the number that C gets for a None is undefined before CPython 3.14.
+
+        *pack* makes the item from the arguments. Without *pack*, one argument is the item, and
+        several arguments are a tuple. An exception in *pack* is reported on the hub's side (see
+        ``on_error`` of :func:`open_hub`). If there is no room, even if the policy is ``"block"``,
+        the item is dropped: counted, and handed to ``on_undelivered``. After the end of the portal
+        or the hub, the function only counts its call in ``statistics().late``, and does not call
+        *pack*.
 
         :raises TypeError: if *pack* is not callable, or is a coroutine function
         """
@@ -220,7 +225,9 @@ class Portal(ForC[T_contra]):
     # -- the end of the portal ---------------------------------------------------------------------
 
     def clone(self) -> Portal[T_contra]:
-        """Return another portal of the same source, to be closed separately. Never waits.
+        """Return another portal of the same source, to be closed separately.
+
+        From any thread; never waits.
 
         :raises anyio.ClosedResourceError: if this portal is closed
         :raises anyio.BrokenResourceError: if the hub has ended
@@ -230,37 +237,36 @@ class Portal(ForC[T_contra]):
         if self._lane.refusal is not None:
             raise self._lane.refusal(self._lane)
         lane = mailbox.open_lane(source, self._lane.places)
-        # First it has entered, then it looks: see ``Registry.close_lane``.
+        # We have entered the lane, and *then* look: see ``Registry.close_lane``.
         if source.retired:
             mailbox.registry.close_lane(lane, portal_closed)
             raise portal_closed(lane)
         return open_portal(mailbox, lane)
 
     def close(self) -> None:
-        """Send nothing more through this portal. Never waits; a second call does nothing.
+        """Send nothing more through this portal. A second call does nothing.
 
-        Accepted items are still received. Calls that wait in it raise ``ClosedResourceError``.
-        When the last portal of a registered source is closed, the source is no longer registered
-        and its ``stop`` is not called; after the last portal of the hub has been closed and
-        everything was received, the receiver gets ``EndOfStream``.
+        From any thread; never waits. Accepted items are still received. Calls that wait in this
+        portal raise ``ClosedResourceError``. When the last portal of a registered source is closed,
+        the source is no longer registered, and its ``stop`` is not called. After the last portal of
+        the hub has been closed and everything was received, the receiver gets ``EndOfStream``.
         """
         self._mailbox.registry.close_lane(self._lane, portal_closed)
 
     def abort(self) -> None:
         """Close this portal and take back its queued items. A second call does nothing.
 
-        The items that were accepted and not yet received go to ``on_undelivered``, in this thread,
-        before this method returns; so it takes as long as that. (An item that a receiver is taking
-        just now is handed back there, perhaps a moment later.) Calls that wait in it raise
-        ``ClosedResourceError``. (DarkSideSync's *unregister*.)
-
-        The hub's own portal has no ``on_undelivered``: its queued items are still received.
+        From any thread. It takes as long as ``on_undelivered`` takes: the items that were accepted
+        and not yet received go there, in this thread, before this method returns. (An item that a
+        receiver is taking just now is handed back there, perhaps a moment later.) Calls that wait
+        in this portal raise ``ClosedResourceError``. The hub's own portal has no
+        ``on_undelivered``: its queued items are still received. (DarkSideSync's *unregister*.)
         """
         lane = self._lane
         registry = self._mailbox.registry
         try:
             registry.close_lane(lane, portal_aborted)
-        finally:  # what a callback of an asker's future has raised comes after this
+        finally:  # a callback of an asker's future may have raised: take back first
             if lane is not self._mailbox.root:
                 for each in (lane, *self.__dict__.get("_branches", ())):
                     if not registry.ended:
@@ -290,15 +296,15 @@ def open_portal(mailbox: Mailbox, lane: Lane) -> Portal[Any]:
 
 
 def lane_of(portal: Portal[Any]) -> Lane:
-    """The way of a portal into its hub, for the rooms of this package that need it."""
+    """The lane of a portal, for the other files of this package that need it."""
     return portal._lane  # pyright: ignore[reportPrivateUsage]  # of this file
 
 
 class _Forgotten(NotCopied):
-    """Is destroyed with a portal, and tells if that is open then.
+    """Is destroyed with its portal, and warns if the portal is still open then.
 
-    As anyio's streams: a forgotten clone keeps the receiver from its ``EndOfStream``. The hub's own
-    portal has none, because it need not be closed.
+    As anyio's streams do: a forgotten clone keeps the receiver from its ``EndOfStream``. The hub's
+    own portal has no such witness, because it need not be closed.
     """
 
     def __init__(self, lane: Lane) -> None:

@@ -1,7 +1,7 @@
-"""What the quick senders (``_core/sender``) leave to be done, and the readable form of them.
+"""The slow path of the quick senders (``_core/sender``), which is also their readable form.
 
-A quick sender calls these if its portal is closed, if there is no place, or if it was given other
-arguments. *misplaced* is an argument that somebody has given by position.
+A quick sender calls these functions if its portal is closed, if there is no place, or if it was
+called with other arguments. *misplaced* is an argument that the caller has passed by position.
 """
 
 from __future__ import annotations

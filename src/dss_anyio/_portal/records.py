@@ -1,8 +1,8 @@
-"""The record that a function of C makes of its arguments: how it is laid out, and read.
+"""The record into which a function of C packs its arguments: its layout, and how it is read.
 
-``closures.c`` writes it, in the calling thread and without Python; it is read here, in the hub's.
-First comes whose it is, then what each argument has in a fixed number of bytes, then the strings
-and buffers. So an item of numbers only is read in one call.
+``closures.c`` writes it, in the calling thread and without Python. It is read here, in the hub's
+thread. First comes the number of its function, then the fixed part of each argument, then the
+strings and buffers. So an item that has only numbers is read in one call.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .signature import (
     size_of,
 )
 
-WHOSE = struct.Struct("=Q")  # begins each record
-WHOSE_AND_LENT = struct.Struct("=QQ")  # of one that asks
-VALUE_SIZE = 8  # of what a function returns, whatever its type
+WHOSE = struct.Struct("=Q")  # the number of the function: begins each record
+WHOSE_AND_LENT = struct.Struct("=QQ")  # begins the record of a function that asks
+VALUE_SIZE = 8  # of the value that a function returns, whatever its type
 
 # As in closures.h
 _NUMBER, _LONG_DOUBLE, _TEXT, _WIDE_TEXT, _BUFFER = range(5)
@@ -50,7 +50,7 @@ class Layout:
         )
 
     def pack_value(self, value: Any) -> bytes:
-        """What C gets. *value* is what ``Signature.check`` returns."""
+        """Return the bytes that C gets. *value* comes from ``Signature.check``."""
         if not self.result:
             return bytes(VALUE_SIZE)
         return self._value.pack(0 if value is None else value).ljust(VALUE_SIZE, b"\0")
@@ -102,7 +102,7 @@ def _described(part: Part) -> bytes:
 
 # -- Reading: in the hub's thread ------------------------------------------------------------------
 
-# Makes of a field what the item has; and where what comes next begins in the record.
+# Makes the item's value from a field; and returns where the next string or buffer begins.
 _Reader = Callable[[Any, Any, int], "tuple[Any, int]"]
 
 
@@ -147,5 +147,5 @@ def _read_wide_text(length: int, record: Any, at: int) -> tuple[str | None, int]
 
 
 def _character(number: int) -> str:
-    """Never raises: what C has passed cannot be refused any more."""
+    """Never raises: an argument that C has passed cannot be refused any more."""
     return chr(number) if number <= sys.maxunicode else "\N{REPLACEMENT CHARACTER}"

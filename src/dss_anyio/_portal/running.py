@@ -56,7 +56,7 @@ def _call(
 ) -> None:
     """In the hub's thread. In an event loop it must not raise: that would end a whole trio run."""
     if question.settled:
-        return  # the caller has given up meanwhile
+        return  # the caller has given up in the meantime
     try:
         home = mailbox.home
         if kwargs is not None:
@@ -75,7 +75,7 @@ def _call(
     except BaseException as exc:
         told = question.fail(exc)
         if mailbox.home.way_in is None and ends_the_program(exc):
-            raise  # Ctrl-C in a poll() is its caller's as well
+            raise  # Ctrl-C in a poll() is raised in the polling thread, too
         if not told:
             _report(question, mailbox, exc)
 
@@ -103,7 +103,7 @@ async def _answer(mailbox: Mailbox, question: Question, awaitable: Awaitable[Any
 
 
 def _report(question: Question, mailbox: Mailbox, exc: BaseException) -> None:
-    """The asker has gone. An Exception goes with it, but a panic does not pass in silence."""
+    """The asker has gone. Drop an ``Exception``; report any other exception, such as a panic."""
     if not isinstance(exc, Exception) and not is_a_loops_own(exc):
         mailbox.reports.add(mailbox.bell, question.lane.source.name, exc)
 
@@ -114,6 +114,6 @@ def check_function(func: object) -> None:
 
 
 def check_coroutine_function(mailbox: Mailbox, lane: Lane) -> None:
-    """Raise if the hub can have no tasks. Before a function is called to no purpose."""
+    """Raise if the hub can have no tasks, before the user's function is called."""
     if mailbox.home.way_in is None:
         raise no_event_loop(lane) if mailbox.home.is_polled else not_open(mailbox, lane)

@@ -1,8 +1,8 @@
 """How a thread waits in a portal: for a place, for an answer, or not at all, with a future.
 
 A thread waits with a lock that it takes twice: the second time succeeds as soon as another thread
-has released the lock. Of all that waits with a time limit and is interrupted by Ctrl-C, this costs
-least.
+has released the lock. Of all waits that take a time limit and that Ctrl-C interrupts, this is the
+cheapest.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def wait_for_place(
         if not acquire(woken, timeout):
             if waiter.withdraw():
                 raise no_room_in_time(lane, timeout)
-            # Accepted or refused just now; the thread that did it is about to wake us. Returning
-            # before might let our next item overtake this one.
+            # Accepted or refused just now; the thread that did it is about to wake us. If we
+            # returned before that, our next item might overtake this one.
             acquire(woken, None)
     except BaseException:
         waiter.withdraw()

@@ -1,4 +1,4 @@
-"""How a polled hub wakes a thread that waits for it, and what it calls when it is polled."""
+"""How a polled hub wakes a waiting thread, and which functions it calls when it is polled."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ DOORBELL, NEIGHBOUR = 0, 1  # the places for descriptors in a bell in C
 
 
 class Alarm:
-    """The function in the bell: wakes a thread that waits, in whatever way. Does not hold the hub.
+    """The function in the bell: wakes a thread that waits, in each of the ways. Holds no hub.
 
-    A poll arms the bell in any state, also if a sender is just calling this: the thread that a
-    datagram has woken may poll before its sender has come back from sending it, and nobody else
-    would arm the bell again. So between two polls there is one datagram; a second one only if a
-    poll that nobody was told to make meets a sender in here. It means no more than the first.
+    A poll arms the bell in any state, also if a sender is just calling this. The thread that a
+    datagram has woken may poll before its sender has returned from sending the datagram, and no
+    other thread would arm the bell again. So between two polls there is one datagram. There is a
+    second one only if a poll without a wake meets a sender in here; it does no harm.
     """
 
     doorbell: Doorbell | None = None  # for fileno(); see ``open_doorbell``
 
     def __init__(self, failures: Counter) -> None:
         self.neighbour: Notifier | None = None  # for wake_address
-        self.inlets: Inlets | None = None  # then there is a doorbell, which they ring as well
+        self.inlets: Inlets | None = None  # if there are any, they ring the doorbell as well
         self._closed = False
         self._failures = failures
-        self._news = Flag()  # set: it was called, and nobody has looked since
+        self._news = Flag()  # set: the alarm was called, and no thread has looked since
 
     def __call__(self, bell: Bell) -> None:
-        bell.wakes += 1  # nobody else has this function now
+        bell.wakes += 1  # no other thread has this function now
         rung = [self.ring(listener) for listener in (self.doorbell, self.neighbour)]
         if not all(rung):
-            bell.arm(self)  # somebody was not woken: the next item tries again
+            bell.arm(self)  # one of them was not rung: the next item tries again
         self._news.set()
 
     def ring(self, listener: Doorbell | Notifier | None) -> bool:
@@ -50,9 +50,9 @@ class Alarm:
     def open_doorbell(self) -> Doorbell:
         """Return the doorbell, which is made at the first call. From any thread.
 
-        Two threads may make one each; both get the one that was entered first, which everybody
-        rings and waits at. We enter it, and *then* read whether we were closed; ``close`` writes
-        that, and *then* looks for a doorbell. So it is closed by the one or the other.
+        Two threads may make one each. Both get the doorbell that was entered first, and all threads
+        use that. We enter it, and *then* read ``_closed``. ``close`` writes ``_closed``, and *then*
+        looks for a doorbell. So one of the two closes it.
 
         :raises OSError: if no socket can be made
         """
@@ -68,7 +68,8 @@ class Alarm:
     def wait(self, timeout: float | None) -> bool:
         """Wait for news and leave it there. False if there was none within *timeout* seconds."""
         doorbell = None if self.inlets is None else self.doorbell
-        # Even then it may have been called before there was a doorbell; nobody has armed it since.
+        # Even with a doorbell, look at the flag: the alarm may have been called before there was a
+        # doorbell, and was not armed since.
         if self._news.wait(timeout if doorbell is None else 0):
             self._news.set()
             return True
@@ -85,9 +86,9 @@ class Alarm:
             self.inlets.tell_gone()
 
     def connect(self, bell: InC) -> None:
-        """Have the *bell* of inlets, which nobody else knows yet, ring here as well.
+        """Have the *bell* of inlets, which no other thread knows yet, ring here as well.
 
-        From any thread. It rings with copies of the descriptors that we ring with.
+        From any thread. The bell rings with copies of our descriptors.
 
         :raises OSError: if there is no descriptor left
         """
@@ -96,11 +97,11 @@ class Alarm:
             bell.connect(NEIGHBOUR, self.neighbour.fileno())
 
     def connect_neighbour(self) -> None:
-        """Have the bell of the inlets ring there, if there are any. In the hub's own thread.
+        """Have the bell of the inlets, if there are any, ring the neighbour. In the hub's thread.
 
-        Whoever sets the neighbour writes it, and *then* looks for inlets. Whoever docks these has
-        entered them, and *then* looks for a neighbour, to have us called. So one of the two comes
-        after both.
+        The thread that sets the neighbour writes it, and *then* looks for inlets. The thread that
+        docks inlets enters them, and *then* looks for a neighbour, to have this function called. So
+        at least one of the two calls comes after both writes.
 
         :raises OSError: if there is no descriptor left
         """
@@ -109,7 +110,7 @@ class Alarm:
             self.inlets.bell.connect(NEIGHBOUR, -1 if neighbour is None else neighbour.fileno())
 
     def connect_neighbour_again(self) -> None:
-        """The same for who docks in another thread, and has connected it once. In a ``poll()``."""
+        """The same, called in a ``poll()`` for inlets that were docked in another thread."""
         try:
             self.connect_neighbour()
         except OSError:
@@ -140,7 +141,7 @@ class Agenda:
         self._bell.ring()
 
     def run(self) -> None:
-        """Call what has come by now. In the hub's thread. Raises Ctrl-C, if that strikes there."""
+        """Run the calls that have come by now. In the hub's thread. Raises Ctrl-C in a call."""
         for _ in range(len(self._calls)):
             try:
                 func = self._calls.popleft()
@@ -149,5 +150,5 @@ class Agenda:
             func()
 
     def forget(self) -> None:
-        """In a forked child: those who have called wait in the parent."""
+        """In a forked child: the callers wait in the parent."""
         self._calls.clear()

@@ -1,17 +1,18 @@
-"""Those who sleep, in the order in which they are woken.
+"""The sleeping receivers, in the order in which they are woken.
 
-A dict, so that one of many leaves at once, wherever it stands: thousands of tasks may be cancelled
-together. But a dict keeps gaps where entries were removed, and to find its first entry it looks at
-all gaps before that. If each of many is taken as the first, that is quadratic. So:
+A dict, so that one of many leaves in one step, wherever it stands: thousands of tasks may be
+cancelled together. But a dict keeps gaps where entries were removed, and to find its first entry it
+looks at all gaps before that. If many entries are taken one by one from the front, that takes
+quadratic time. So:
 
-* The first of a crowd comes from a copy of the order, a deque. It may name some that have left;
-  they are passed over. A new copy is made when nobody of the last one is left. So each is copied
-  once, and passed over once.
-* When there are more gaps than twice those who sleep, the dict is made anew. So each look at the
-  whole of it (a copy, or the first of a few) takes as many steps as entries are there, and a
-  removal pays for what that takes.
+* The first of many comes from a copy of the order, a deque. It may name sleepers that have left;
+  they are passed over. A new copy is made when no sleeper of the last one is left. So each sleeper
+  is copied once, and passed over once.
+* When there are more gaps than twice the number of sleepers, the dict is made anew. So a look at
+  the whole dict (to copy it, or to find the first of a few) takes about as many steps as it has
+  entries. The removals have paid for making it anew.
 
-All of this is in the hub's event loop, except for ``len``, which may be asked by any thread.
+All of this runs in the hub's event loop, except for ``len``, which any thread may call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final, TypeVar
 
-FEW: Final = 16  # those whose gaps do not matter
+FEW: Final = 16  # with at most so many sleepers, gaps do not matter
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -28,12 +29,12 @@ V = TypeVar("V")
 class Asleep(dict[K, V]):
     """See the head of this file."""
 
-    # Defaults of the class: most hubs never have a crowd.
-    _gaps: int = 0  # those of ``remove``; with a few, others do not matter
+    # Defaults of the class: most hubs never have many sleepers.
+    _gaps: int = 0  # gaps that ``remove`` has made; others come only with few sleepers
     _order: deque[K] | None = None
 
     def first(self) -> K:
-        """Return the one who has slept longest. There is one."""
+        """Return the one that has slept longest. The caller knows that there is one."""
         if len(self) <= FEW:
             return next(iter(self))
         order = self._order
@@ -47,14 +48,14 @@ class Asleep(dict[K, V]):
             order.extend(self)
 
     def first_item(self) -> list[tuple[K, V]]:
-        """The same with its value; an empty list if nobody sleeps."""
+        """The same with its value; an empty list if none sleeps."""
         if not self:
             return []
         first = self.first()
         return [(first, self[first])]
 
     def remove(self, key: K) -> bool:
-        """*key* sleeps no longer. False if it did not."""
+        """Remove *key*. False if it was not there."""
         if self.pop(key, None) is None:
             return False
         self._gaps += 1
@@ -63,5 +64,5 @@ class Asleep(dict[K, V]):
             self.clear()
             self.update(there)
             self._gaps = 0
-            self._order = None  # let go of those who have left
+            self._order = None  # let go of sleepers that have left
         return True

@@ -1,4 +1,4 @@
-"""How the inlets of a hub get to its event loop: their descriptor is watched there."""
+"""Docking: how the event loop of a hub comes to watch the descriptor of the hub's inlets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from .sleepers import Sleepers
 
 
 def dock(sleepers: Sleepers, inlets: Inlets) -> None:
-    """Have the event loop wake the receivers when something has come by *inlets*.
+    """Have the event loop wake the receivers when an entry has come through *inlets*.
 
-    From any thread, also twice; never waits. What is put before the loop watches is found then.
+    From any thread, also twice; never waits. Entries that are put before the loop watches are found
+    when it begins to watch.
     """
     mailbox = sleepers.mailbox
     way_in, call_soon = mailbox.home.way_in, mailbox.home.call_soon
@@ -24,7 +25,7 @@ def dock(sleepers: Sleepers, inlets: Inlets) -> None:
     def begin() -> None:
         """In the event loop. Must not raise: it would end a whole trio run."""
         if inlets.docked:
-            return  # another call has come first; one comes after the other, never in its middle
+            return  # another call was first; two such calls never overlap
         if mailbox.ended:
             bell.close()
             return
@@ -35,19 +36,19 @@ def dock(sleepers: Sleepers, inlets: Inlets) -> None:
             bell.close()
             inlets.docked = True
             return
-        # Lent once more: the hub may have been swept since it was lent for what is in its rings,
-        # and what has just begun was not there to be ended then.
+        # Lend the inlets once more. The hub may have been swept since they were lent the first time
+        # (for the items in the rings). That sweep could not end the watch that has just begun.
         mailbox.lend(inlets)
         inlets.docked = True
         inlets.arm()
         arrived()
 
-    # In the loop's own thread as well: a signal handler may have interrupted one who docks.
+    # Soon, also in the loop's own thread: a signal handler may have interrupted another docking.
     call_soon(begin)
 
 
 def make_arrival(sleepers: Sleepers, inlets: Inlets) -> Callable[[], None]:
-    """Return what the event loop calls. As ``make_wake``, it does not keep the receivers alive."""
+    """Return the function that the event loop calls. It does not keep the receivers alive."""
     alive = weakref.ref(sleepers)
 
     def arrived() -> None:
@@ -57,9 +58,9 @@ def make_arrival(sleepers: Sleepers, inlets: Inlets) -> Callable[[], None]:
             if sleepers is not None:
                 sleepers.came_by_inlet()
         finally:
-            inlets.clear_descriptor()  # if nobody has armed; who does so later looks then
-            # After the clear: who gives up rings, whether or not the flag is armed. Last, because
-            # threads wait for what has come.
+            inlets.clear_descriptor()  # unless a receiver has armed; one that arms later looks then
+            # After the clear: an asker that gives up rings whether or not the flag is armed. Last,
+            # because threads wait for the items that have come.
             inlets.tell_gone()
 
     return arrived

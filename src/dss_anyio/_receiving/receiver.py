@@ -1,8 +1,8 @@
-"""The receiving end in an event loop: a stream that sleeps until something was sent.
+"""The receiving end in an event loop: a stream that sleeps until an item was sent.
 
 Guarantee: an item leaves the line only in ``receive_nowait``, ``receive_many`` and ``__anext__``,
-and from there to their ``return`` nothing is awaited. So a cancellation, anyio's or asyncio's own,
-finds the item either in the hub or with the caller.
+and between that and their ``return`` there is no ``await``. So a cancellation, anyio's or asyncio's
+own, finds the item either in the hub or with the caller.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
         self._sleepers = sleepers
         self._mailbox = mailbox = sleepers.mailbox
         self._end = End()
-        # What an iteration looks at for each item.
+        # An iteration looks at these for each item.
         self._books = mailbox.books
         self._line = mailbox.line
         self._places = mailbox.places
-        # When so many items were received, an iteration looks up: see ``__anext__``.
+        # When the hub has received so many items, an iteration's turn is over: see ``__anext__``.
         self._turn_ends: int = self._books.received + TURN
         sleepers.open_ends += 1
 
@@ -96,18 +96,18 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
             raise nothing_there(self._mailbox) from None
 
     def _check_thread(self) -> None:
-        """Raise in a thread that is not the hub's, unless that is not open, or no longer."""
+        """Raise in another thread than the hub's, if the hub is open."""
         mailbox = self._mailbox
         if mailbox.home.ident is not None and not (self._end.closed or mailbox.ended):
             raise received_elsewhere(mailbox)
 
     def _receive_nowait(self) -> T_Item:
-        """The same; its WouldBlock says nothing, because nobody is going to read it."""
+        """The same; its WouldBlock has no message, because the callers catch it."""
         mailbox = self._mailbox
         item: T_Item
         if self._end.closed or mailbox.ended:
             raise receiver_closed(mailbox)
-        # Read before the queue is: if the senders were closed by now, what they sent is in it.
+        # Read before the queue: if the senders were closed by now, all their items are in it.
         finished = not mailbox.registry.open_lanes
         try:
             item = mailbox.take()
@@ -162,8 +162,8 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                 if beside is None or (line.entries and books.received < beside.turn_ends):
                     # ``Mailbox.receive``, written out: the path of most items. Another thread may
                     # end the hub after we have looked; then this item was received just before.
-                    # (``tagged`` is read after the item was taken: a turn, or a mark, is put after
-                    # that was written.)
+                    # (We read ``tagged`` after the item was taken: senders write it before they put
+                    # a turn or a mark.)
                     try:
                         item = line.entries.popleft()
                     except IndexError:
@@ -187,7 +187,7 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                         self._turn_ends -= 1  # a husk takes its time as well
                         continue
                 else:
-                    receive = beside.receive  # by itself: a call of a slot's value is slow
+                    receive = beside.receive  # a local variable: calling a slot's value is slow
                     if not line.entries:
                         item = receive()
                         if item is not None:
@@ -195,10 +195,10 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                     elif books.received < beside.turn_ends + IN_TURN:
                         item = receive()
                         if item is not None:
-                            beside.turn_ends -= 1  # it is in no count of ours yet
+                            beside.turn_ends -= 1  # ``books.received`` does not count it yet
                             return item
                     if beside.begin_turn():
-                        continue  # what it was is counted now, and may be a turn of ours
+                        continue  # the items taken are counted now; this may have used up our turn
                     if not line.entries or books.received < beside.turn_ends + IN_TURN:
                         item = self._mailbox.receive_beside()
                         if item is not NOTHING:
@@ -228,7 +228,7 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
                 return item
 
     def _admit(self) -> None:
-        """Let in who waits for the place of an item that was taken just now."""
+        """Let in the senders that wait for the place of the item that was taken just now."""
         try:
             self._places.admit()
         except RecursionError:
@@ -239,6 +239,8 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
     def clone(self) -> Receiver[T_Item]:
         """Return another receiving end of the same hub, to be closed separately.
 
+        In the hub's thread; never waits.
+
         :raises anyio.ClosedResourceError: if this end was closed
         """
         if self._end.closed:
@@ -246,15 +248,15 @@ class Receiver(NotCopied, ObjectReceiveStream[T_Item], Generic[T_Item]):
         return Receiver(self._sleepers)
 
     def close(self) -> None:
-        """Receive nothing more here. Never waits; a second call does nothing.
+        """Receive nothing more here. In the hub's thread; never waits; a second call does nothing.
 
-        Tasks that wait in this end raise ``ClosedResourceError``. After the last end of a hub was
-        closed nobody can receive: senders, waiting ones too, get ``BrokenResourceError``.
+        Tasks that wait in this end raise ``ClosedResourceError``. After the last receiving end of a
+        hub was closed, its senders, also waiting ones, get ``BrokenResourceError``.
         """
         if self._end.closed:
             return
         self._end.closed = True
-        self._turn_ends = 0  # so an iteration looks up, and finds that
+        self._turn_ends = 0  # ends the turn of an iteration, which then finds that this is closed
         sleepers = self._sleepers
         sleepers.open_ends -= 1
         sleepers.rouse_all(self._end)

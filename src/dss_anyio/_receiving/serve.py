@@ -41,12 +41,12 @@ async def serve(
         raise not_open(sleepers.mailbox)
     sleepers.check_here(end)
     context = copy_context()
-    context.run(way_in.name_loop)  # in a wake no task is there to ask
+    context.run(way_in.name_loop)  # in a wake there is no task from which anyio could tell
     surround = surround_as(running_task())
     running = 0
     one_has_ended = Event()
-    over = closed = False  # the stream
-    struck: list[BaseException] = []  # what is raised in the end
+    over = closed = False  # is the stream over? Because this end or the hub was closed?
+    struck: list[BaseException] = []  # the exception that ``serve`` raises in the end
 
     async def run(
         source: Source, request: Request[T_Item] | None, awaitable: Awaitable[Any]
@@ -105,11 +105,11 @@ async def serve(
                 question_of(request).settle("answered", result)
 
     def work(call: Surround = _call) -> bool:
-        """Handle what is there. False if there is something else to do: the task has to go on.
+        """Handle the items that are there. False if the task has other work and must go on.
 
-        It is called by the task, and in a wake that has just arrived, which spares the requests of
-        a thread that asks one by one a trip through the event loop each. So it must not raise: that
-        would end a whole trio run.
+        The task calls this, and so does a wake that has just arrived. The wake saves a trip through
+        the event loop for each request of a thread that asks one by one. So this must not raise: an
+        exception in a wake ends a whole trio run.
         """
         nonlocal over, closed
         begun = monotonic()
@@ -119,11 +119,11 @@ async def serve(
             while True:
                 for _ in range(TURN):
                     if running >= max_concurrency:
-                        return False  # nothing is in hand while we wait
+                        return False  # we hold no item while we wait
                     if end.closed or registry.ended:
                         over = closed = True
                         return False
-                    # Read before the queue is: if the senders were closed by now, all is in it.
+                    # Read before the queue: if the senders were closed by now, all items are in it.
                     finished = not registry.open_lanes
                     taken = mailbox.take_with_source()
                     if taken is None:
@@ -131,12 +131,12 @@ async def serve(
                         over = finished and not mailbox.entries()
                         return not over
                     handle(*taken, call)
-                    del taken  # or it would not be forgotten until the next one comes
+                    del taken  # or we would keep a request alive until the next item comes
                     done = not entries and not mailbox.meeting.waiting and running < max_concurrency
                     if done and mailbox.inlets is not None:
                         done = not mailbox.entries()
                     if done and not end.closed:
-                        return True  # before it sleeps, the task looks for everything else
+                        return True  # before it sleeps, the task makes all other checks
                 if monotonic() - begun > TURN_SECONDS:
                     return False
         except BaseException as exc:
@@ -152,7 +152,7 @@ async def serve(
                 one_has_ended = Event()
                 await one_has_ended.wait()
             else:
-                await checkpoint()  # a turn is over, or the stream: then a cancellation comes first
+                await checkpoint()  # a turn, or the stream, is over: a cancellation comes first
         if struck:
             raise struck.pop()
     if closed:
@@ -178,20 +178,21 @@ def _handler_of(source: Source, sleepers: Sleepers) -> str:
 
 def _cancelled_elsewhere(exc: BaseException, source: Source, sleepers: Sleepers) -> RuntimeError:
     error = RuntimeError(
-        f"{_handler_of(source, sleepers)} was cancelled by what it has awaited or called"
+        f"{_handler_of(source, sleepers)} was cancelled by a task or function that it has awaited "
+        "or called"
     )
     error.__cause__ = exc
     return error
 
 
 def handle(source: Source, entry: Any, handler: Handler[Any], on_error: OnError) -> None:
-    """Call the plain function *handler* with what was received; its result answers a request."""
+    """Call the plain function *handler* with the item of *entry*; the result answers a request."""
     request: Request[Any] | None = entry if type(entry) is TOKEN else None
     try:
         result = handler(entry if request is None else request.item)
         if iscoroutine(result):
             result.close()
-            raise TypeError(f"{handler!r} has returned a coroutine, which nobody runs here")
+            raise TypeError(f"{handler!r} has returned a coroutine, and no event loop runs it here")
     except BaseException as exc:
         if request is not None:
             question_of(request).fail(exc)

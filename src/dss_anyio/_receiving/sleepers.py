@@ -1,14 +1,14 @@
-"""The receivers of a hub that sleep, and who wakes them.
+"""The sleeping receivers of a hub, and how they are woken.
 
 All of this runs in the hub's event loop, except for the function that ``make_wake`` returns: a
-sender finds that in the bell.
+sender finds that function in the bell, and calls it.
 
 Guarantees:
 
-* A receiver is woken for an item, it is not given one. If it was woken and is cancelled, the wake
-  goes to the next one that sleeps.
-* The bell is armed only while somebody sleeps, and only if no wake is on its way.
-* Errors are told in turns, and between two turns the event loop runs once.
+* A receiver is woken for an item, but is not handed the item. If a receiver was woken and is
+  cancelled, the wake goes to the next receiver that sleeps.
+* The bell is armed only while a receiver sleeps, and only if no wake is on its way.
+* ``on_error`` gets errors in turns, and between two turns the event loop runs once.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from .._core.steps import reach
 from .._loops.way import CallSoon, Nap
 from .asleep import FEW, Asleep
 
-# Work that is done in a wake that has just arrived, instead of waking a task for it. It returns
-# False if the task is needed all the same. It must not raise.
+# Work that a wake does when it arrives, instead of waking a task for it. It returns False if the
+# task is needed all the same. It must not raise.
 Work: TypeAlias = Callable[[], bool]
 
-STACK_FOR_A_WAKE = 20  # calls within calls
+STACK_FOR_A_WAKE = 20  # nested calls
 
 
 class End:
     """One receiving end of a hub, as far as its sleep is concerned."""
 
     closed: bool = False
-    naps: dict[Nap, None] | None = None  # of those who sleep in it, or were woken just now
+    naps: dict[Nap, None] | None = None  # of its tasks that sleep, or were woken just now
 
 
 def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
     """Return the function for the bell. It does not keep the receivers alive.
 
-    If a closed event loop has left suspended tasks behind, they can be collected, and their
-    ``finally`` blocks run, only if no thread that holds a portal holds them, too.
+    A closed event loop may leave suspended tasks behind. The collector can destroy them, which runs
+    their ``finally`` blocks, only if no portal that a thread holds leads to them.
     """
     alive = weakref.ref(sleepers)
     mailbox = weakref.ref(sleepers.mailbox)  # a sender that rings holds it
@@ -56,7 +56,7 @@ def make_wake(sleepers: Sleepers, call_soon: CallSoon) -> Ring:
             sleepers.wake_arrived()
 
     def wake(bell: Bell) -> None:
-        bell.wakes += 1  # nobody else has this function now
+        bell.wakes += 1  # no other thread has this function now
         try:
             call_soon(arrive)
         except RecursionError:
@@ -73,8 +73,8 @@ class Sleepers:
     """The receivers of a hub that wait, in the order in which they are woken."""
 
     open_ends = 0
-    _wake: Ring | None = None  # made when one sleeps for the first time
-    _roused = 0  # those who were woken and have not run since
+    _wake: Ring | None = None  # made when a receiver sleeps for the first time
+    _roused = 0  # how many receivers were woken and have not run since
     _armed = False  # is the wake in the bell, or on its way?
     _telling = False  # is the next turn of telling errors on its way?
 
@@ -87,9 +87,9 @@ class Sleepers:
         return len(self._asleep)
 
     def check_here(self, end: End) -> None:
-        """Raise if this is not the hub's event loop: who sleeps here would not be woken.
+        """Raise if this is not the hub's event loop: a task that sleeps here would not be woken.
 
-        An end that is closed is left to say so.
+        Not if *end* is closed, or the hub has ended: then the caller raises the error of that.
         """
         mailbox = self.mailbox
         way_in = mailbox.home.way_in
@@ -98,9 +98,9 @@ class Sleepers:
         raise received_elsewhere(mailbox)
 
     async def sleep(self, end: End, work: Work | None = None) -> None:
-        """Wait until there may be something for *end*. May end for nothing.
+        """Wait until there may be an item, or an event, for *end*. The wake may be spurious.
 
-        With *work*, the wait goes on as long as that can be called in the place of an end.
+        With *work*, a wake calls that instead of ending the wait, for as long as it returns True.
         """
         mailbox = self.mailbox
         home = mailbox.home
@@ -108,8 +108,8 @@ class Sleepers:
             raise not_open(mailbox)
         if self._wake is None:
             self._wake = make_wake(self, home.call_soon)
-        # The wake may be called in this task (``Nap`` in ``_loops/on_trio``). Without stack for it,
-        # it would be lost.
+        # The wake may be called in this task (``Nap`` in ``_loops/on_trio``). If there were no
+        # stack for it, it would be lost.
         reach(STACK_FOR_A_WAKE)
         nap: Nap = home.way_in.make_nap()
         self._asleep[nap] = end, work
@@ -122,17 +122,17 @@ class Sleepers:
             if nap in self._asleep:
                 await nap
             else:
-                await checkpoint()  # something came just before
+                await checkpoint()  # an item or an event came just before
         except BaseException:
             if not self._asleep.remove(nap):
                 self._roused -= 1
-            self._rouse_soon()  # pass the wake on; if nobody sleeps now, disarm
+            self._rouse_soon()  # pass the wake on; if no receiver sleeps now, disarm
             raise
         finally:
             del naps[nap]
         self._roused -= 1
         if end.closed:
-            self._rouse_soon()  # it will not take the item that it may have been woken for
+            self._rouse_soon()  # this task will not take the item for which it was woken
         if mailbox.ended:
             await checkpoint()  # if the end has cancelled this task as well, that comes first
 
@@ -148,11 +148,10 @@ class Sleepers:
         )
 
     def report_errors(self) -> None:
-        """Tell a turn of what was reported; the event loop calls us again for the rest.
+        """Tell one turn of the reported errors; the event loop calls us again for the rest.
 
         An exception of ``on_error`` that is to end the hub is raised in a task. Raised here, it
-        would cost other tasks the wake that they are about to get; and in a wake it would end a
-        trio run.
+        would keep other tasks from being woken; and in a wake it would end a trio run.
         """
         if self._telling or not self.mailbox.reports:
             return
@@ -166,9 +165,9 @@ class Sleepers:
                 raise
             home.has_tasks = True
             try:
-                home.way_in.name_loop()  # in a wake no task is there to ask
+                home.way_in.name_loop()  # in a wake there is no task from which anyio could tell
                 task_group.start_soon(_leave, exc)
-            except RuntimeError:  # it has ended: we are called by the end of the hub
+            except RuntimeError:  # the task group has ended: the end of the hub calls us
                 raise exc from None
         call_soon = self.mailbox.home.call_soon
         if more and not self._telling and call_soon is not None:
@@ -176,10 +175,10 @@ class Sleepers:
             try:
                 call_soon(make_next_turn(self))
             except RuntimeError:
-                self._telling = False  # the loop is gone; or there is no stack: told with the next
+                self._telling = False  # the loop is gone; or no stack is left: the next turn tells
 
     def next_turn(self) -> None:
-        """Must not raise, as ``wake_arrived``. After the hub was ended, its end tells the rest."""
+        """Tell the next turn. Must not raise. After the hub has ended, its end tells the rest."""
         self._telling = False
         if not self.mailbox.ended:
             self.report_errors()
@@ -195,7 +194,8 @@ class Sleepers:
         for nap, (end, work) in asleep.items() if len(asleep) < FEW else asleep.first_item():
             if work is None:
                 if len(asleep) == 1 and mailbox.meeting.limit:
-                    # The most frequent case. One sleeps and something has come: nothing to count.
+                    # The most frequent case. One receiver sleeps and an entry has come, so we need
+                    # not count.
                     del asleep[nap]
                     self._roused += 1
                     nap.wake_now()
@@ -209,7 +209,7 @@ class Sleepers:
                 and nap in asleep
                 and self._wake is not None
             ):
-                # As frequent: all is done, and it sleeps on. First arm, then look.
+                # As frequent: all items are handled, and it sleeps on. First arm, then look.
                 self._armed = True
                 mailbox.bell.arm(self._wake)
                 if mailbox.inlets is not None:
@@ -222,24 +222,26 @@ class Sleepers:
             first.wake_now()  # the last step: the task runs in here until it waits again
 
     def came_by_inlet(self) -> None:
-        """The descriptor of an inlet was readable. In the event loop.
+        """Wake for the inlets: their descriptor was readable. In the event loop.
 
-        This is a sender's look into the bell, and the wake that it would have called.
+        This does for a sender in C what a sender in Python does by itself: it looks into the bell,
+        and calls the wake.
         """
         mailbox = self.mailbox
         armed = mailbox.bell.armed
         wake = armed.pop(None, None)
         if wake is None:
             if not self._armed or mailbox.inlets is None:
-                return  # nobody sleeps
-            # A sender in Python has it, and calls it; or puts it back, if it has no means to (see
-            # ``Bell.ring``), and then the next sender is to try again, one in C as well. Those ring
-            # only if their flag is up: first put it up, then look once more. If it was put back
-            # before that look, we find it; if after it, the next one in C rings.
+                return  # no receiver sleeps
+            # A sender in Python has the wake, and calls it. Or it puts the wake back, if it has no
+            # stack or memory for the call (see ``Bell.ring``). Then the next sender has to try
+            # again, also one in C. Senders in C ring only if their flag is up: so first put the
+            # flag up, then look into the bell once more. If the wake was put back before that look,
+            # we find it; if it is put back later, the next sender in C rings.
             mailbox.inlets.arm()
             wake = armed.pop(None, None)
             if wake is None:
-                return  # it is on its way
+                return  # the wake is on its way
         if wake is self._wake:
             mailbox.bell.wakes += 1
             self.wake_arrived()
@@ -247,7 +249,7 @@ class Sleepers:
             wake(mailbox.bell)  # the hub has ended
 
     def rouse_all(self, end: End | None = None) -> None:
-        """Wake everybody, or those who wait in *end*, because that was closed."""
+        """Wake all sleeping tasks; with *end*, which was closed, only those that wait in it."""
         if not self._asleep:
             return
         for nap in list(self._asleep if end is None else end.naps or ()):
@@ -266,10 +268,10 @@ class Sleepers:
             first.wake()
 
     def _rouse(self) -> Nap | None:
-        """Wake as many as there are items for; arm the bell if others go on sleeping.
+        """Wake as many receivers as there are items for; arm the bell if others go on sleeping.
 
         The first of them is returned, for the caller to wake. First arm, then look, again and again
-        until nothing has come meanwhile: this is the receiver's half of the argument in
+        until no entry has come meanwhile: this is the receiver's half of the argument in
         ``_core/bell``.
         """
         mailbox = self.mailbox
@@ -279,9 +281,9 @@ class Sleepers:
         while True:
             if not meeting.limit:
                 meeting.seat(len(asleep), self._roused)
-            # "No senders" is read before the queue: what was sent before the end is seen.
+            # "No senders" is read before the queue: so items sent before the end are seen.
             finished = not mailbox.registry.open_lanes
-            # Entries, not items: a husk costs a spurious wake, and nobody can be wrong about it.
+            # Entries, not items: a husk costs a spurious wake, but the number is always right.
             entries = mailbox.entries() - self._roused
             while asleep and (entries > 0 or finished):
                 nap = self._take_up(asleep.first())
@@ -304,7 +306,7 @@ class Sleepers:
             mailbox.bell.arm(self._wake)
             if mailbox.inlets is not None:
                 mailbox.inlets.arm()
-            # Nobody is woken for an error. What comes while we tell finds the bell armed.
+            # No receiver is woken for an error. Items that come while we tell find the bell armed.
             if mailbox.reports:
                 self.report_errors()
             if mailbox.entries() <= self._roused and mailbox.registry.open_lanes:
@@ -315,7 +317,7 @@ class Sleepers:
 
 
 def make_next_turn(sleepers: Sleepers) -> Callable[[], None]:
-    """Return what the event loop calls for the next turn; as ``make_wake``, it holds nothing."""
+    """Return the function that the event loop calls for the next turn. It keeps nothing alive."""
     alive = weakref.ref(sleepers)
 
     def next_turn() -> None:

@@ -1,1 +1,1 @@
-"""Tools that look at hubs from outside. Nothing of the core knows them."""
+"""Tools that look at hubs from outside. The core imports none of them."""

@@ -1,9 +1,9 @@
-"""Ask programs for what they tell of their hubs: all at once, each for a time and a size.
+"""Ask programs for the state of their hubs: all at once, with a limit of time and of size for each.
 
-What a program tells is not trusted further than to be shown. It may be of another version, be
-stopped, or mean no good: then there is nothing of it, and nobody else waits for it. What comes out
-of here is, for each program, a dict with a list of dicts "hubs", which can be written as JSON
-again. About what is in those nothing is certain.
+We trust the answer of a program only so far that we show it. The program may be of another version,
+be stopped, or be hostile: then we show nothing of it, and no other answer waits for it. The result
+is, for each program, a dict with a list of dicts "hubs", which can be written as JSON again. The
+contents of these dicts are not checked.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from .place import Directory
 Program: TypeAlias = dict[str, Any]
 
 PATIENCE = 2.0  # seconds for a whole answer: the program's thread may have to wait for the GIL
-MOST_BYTES = 1 << 23  # of an answer; that of a hub with 10,000 sources has 2 MB
+MOST_BYTES = 1 << 23  # of an answer; the answer of a hub with 10,000 sources has 2 MB
 MOST_AT_ONCE = 256  # connections, each of which is a file descriptor
-_RETRY = 0.01  # seconds until a program is tried again to which many others are connecting
+_RETRY = 0.01  # seconds until the next try, if many others are connecting to a program
 
 
 class Told(NamedTuple):
     program: Program
-    text: str  # the same as JSON
+    text: str  # *program* as JSON
 
 
 def ask(paths: Iterable[Path]) -> list[Told]:
-    """What the programs at *paths* tell, in that order; nothing of those that do not answer.
+    """Return the answers of the programs at *paths*, in that order. Silent programs have none.
 
-    Takes ``PATIENCE`` seconds if one of them is silent, whether it is one or a hundred. Where a
-    program was killed, its socket is removed, if it is where :func:`directories` says.
+    Takes ``PATIENCE`` seconds if any program is silent, whether it is one or a hundred. If a
+    program was killed, its socket is removed, if it is in one of the :func:`directories`.
     """
     questions = [_Question(path) for path in paths]
     later, asked = deque(questions), list[_Question]()
@@ -62,31 +62,31 @@ def ask(paths: Iterable[Path]) -> list[Told]:
 
 
 class _Question:
-    """To one program. Nothing in it waits."""
+    """The question to one program. No method waits."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.told: Told | None = None
-        self.dead = False  # nobody listens there
+        self.dead = False  # True if no program listens there
         self._connection: socket.socket | None = None
         self._connected = False
         self._deadline = 0.0
         self._received = bytearray()
 
     def seconds(self) -> float:
-        """When it is to be tried again, whatever comes meanwhile."""
+        """In how many seconds to try it again, if no data come before."""
         rest = max(0.0, self._deadline - time.monotonic())
         return rest if self._connected else min(rest, _RETRY)
 
     def ends(self, selector: selectors.BaseSelector) -> bool:
-        """Go on with it, and close it if there is nothing more to wait for."""
+        """Go on with it. If it is over, close it and return True."""
         try:
             if not self._go_on(selector):
                 return False
         except ConnectionRefusedError:
             self.dead = True
         except (OSError, ValueError, RecursionError, MemoryError):
-            pass  # it has left, or what it tells is nothing that can be shown
+            pass  # the program has left, or its answer cannot be shown
         self.close(selector)
         return True
 
@@ -102,7 +102,7 @@ class _Question:
             self._deadline = time.monotonic() + PATIENCE
             self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             self._connection.setblocking(False)
-        elif time.monotonic() >= self._deadline:  # of all of it: a byte now and then is none
+        elif time.monotonic() >= self._deadline:  # for the whole answer, not for each byte
             return True
         try:
             if not self._connected:
@@ -123,13 +123,13 @@ class _Question:
 
 
 def _understand(received: bytearray, path: Path) -> Told:
-    """The line as a program that can be shown. ValueError or RecursionError if it is none."""
+    """Return the first line as a program to show. ValueError or RecursionError if it cannot be."""
     line = received.partition(b"\n")[0].decode()
     told: object = json.loads(line, parse_int=_count, parse_float=_finite, parse_constant=_refuse)
     if not isinstance(told, dict):
         raise ValueError("no object")
     program = cast("Program", told)
-    program["path"] = str(path)  # whatever it says itself
+    program["path"] = str(path)  # replaces a path in the answer
     hubs: object = program.get("hubs")
     if not isinstance(hubs, list) or not all(isinstance(hub, dict) for hub in cast("Any", hubs)):
         raise ValueError("no hubs")
@@ -137,7 +137,7 @@ def _understand(received: bytearray, path: Path) -> Told:
 
 
 def _count(digits: str) -> int:
-    if len(digits) > 20:  # no count of ours; making a number of a million digits takes minutes
+    if len(digits) > 20:  # too long for a count; parsing a number of a million digits takes minutes
         raise ValueError(f"a number of {len(digits)} digits")
     return int(digits)
 

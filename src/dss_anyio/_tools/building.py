@@ -1,4 +1,4 @@
-"""What the extension module needs to be built, and what of it is not on this machine."""
+"""The requirements for building the extension module, and which of them this machine lacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 from .. import _native
 
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-# How each package manager installs a C compiler, the headers of Python, and those of libffi.
+# For each package manager: its command, and its packages for a C compiler, the headers of Python,
+# and the headers of libffi.
 MANAGERS = {
     "apt-get": ("apt-get install", "gcc libc6-dev", f"{PYTHON}-dev", "libffi-dev"),
     "dnf": ("dnf install", "gcc", "python3-devel", "libffi-devel"),
@@ -35,13 +36,13 @@ def is_made_for_this() -> bool:
 
 
 def found() -> dict[str, bool]:
-    """What works without Python: the senders, and the functions that ``c_callback`` makes."""
+    """Which parts run without Python here: the senders, and the functions of ``c_callback``."""
     dss = _native.dss
     return {"senders": dss is not None, "c_callback": hasattr(dss, "make_closure")}
 
 
 def notes() -> list[tuple[str, str]]:
-    """What is not there, and how to get it."""
+    """Each missing part, and how to get it."""
     if all(found().values()) or not is_made_for_this():
         return []
     if _native.dss is None:
@@ -63,7 +64,7 @@ def notes() -> list[tuple[str, str]]:
 
 
 def _compiler() -> str | None:
-    """As ``hatch_build.py`` looks for it."""
+    """Find the C compiler as ``hatch_build.py`` does."""
     chosen = os.environ.get("CC")
     pythons = str(sysconfig.get_config_var("CC") or "cc")
     for command in [chosen] if chosen else [pythons.split(maxsplit=1)[0], "cc", "gcc", "clang"]:
@@ -78,7 +79,7 @@ def _has_python_h() -> bool:
 
 
 def _has_ffi_h() -> bool:
-    """Does the compiler find it? Without a compiler: is it where most systems have it?"""
+    """Does the compiler find ffi.h? Without a compiler: is it where most systems have it?"""
     compiler = _compiler()
     if compiler is None:
         places = Path("/usr/include").glob("*/ffi.h")
@@ -97,7 +98,7 @@ def _has_ffi_h() -> bool:
 
 
 def install_again() -> str:
-    """The command that installs this package once more, from where it came from."""
+    """The command that installs this package once more, from the same origin."""
     pip = "python -m pip install --force-reinstall --no-deps"
     try:
         told = distribution("dss_anyio").read_text("direct_url.json")

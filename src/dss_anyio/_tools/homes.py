@@ -1,7 +1,8 @@
-"""Where the socket of a program is, so that ``top`` finds those of all programs of this user.
+"""Where the socket of a program is, so that ``top`` finds the sockets of all programs of a user.
 
-In a directory in $XDG_RUNTIME_DIR, or in the folder for temporary files. There everybody may write,
-and so may take the name that is expected. Then it is another name, which only begins like that one.
+In a directory in $XDG_RUNTIME_DIR, or in the folder for temporary files. All users may write in the
+latter, so another user may take the expected name of the directory. Then our directory gets a
+longer name, which only begins with the expected one.
 """
 
 from __future__ import annotations
@@ -34,13 +35,13 @@ def serve_at(path: Path) -> Served:
 
 
 def serve_somewhere(name: str) -> Served:
-    """Listen at *name* in the best directory that there is, which is made if need be.
+    """Listen at *name* in the best directory that can be used. Make the directory if need be.
 
-    One that cannot be used is passed over: what somebody else has done to it must not keep a
-    program from starting.
+    A directory that cannot be used is passed over: another user who has tampered with it must not
+    keep a program from starting.
 
-    :raises FileExistsError: if somebody listens at *name* already
-    :raises OSError: if there is no directory that can be used; it says of each why
+    :raises FileExistsError: if a program listens at *name* already
+    :raises OSError: if no directory can be used; the message says for each of them why
     """
     refused: list[str] = []
     for base, title in _homes():
@@ -59,38 +60,38 @@ def serve_somewhere(name: str) -> Served:
 
 
 def directories() -> list[Path]:
-    """Where the sockets of this user's programs are, the best place first."""
+    """The directories with the sockets of this user's programs, the best one first."""
     return [path for base, title in _homes() for path in _found(base, title)]
 
 
 def _homes() -> Iterator[tuple[Path, str]]:
-    """In which directories those are, and how they are called there."""
+    """The parents of these directories, each with the name that a directory has in it."""
     runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
     with suppress(OSError):
-        # Not that of another user, whose environment was kept by "su" or "sudo -E".
+        # Not the folder of another user, whose environment "su" or "sudo -E" has kept.
         if runtime.is_absolute() and runtime.stat().st_uid == os.geteuid():
             yield runtime, "dss_anyio"
     import tempfile  # takes longer to import than all of this; most programs are never watched
 
-    with suppress(OSError):  # there is none
+    with suppress(OSError):  # there is no such folder
         yield Path(tempfile.gettempdir()), f"dss_anyio-{os.geteuid()}"
 
 
 def _found(base: Path, title: str) -> list[Path]:
-    """Those in *base* that can be used. Where *title* was taken, its name only begins with it."""
+    """The directories in *base* that can be used: *title*, and names that begin with *title*."""
     names = {title}
     with suppress(OSError), os.scandir(base) as entries:
         for entry in entries:
             if entry.name.startswith(f"{title}-"):
                 with suppress(OSError):  # it has gone meanwhile
-                    # Most of what others have put there costs this one look.
+                    # Directories of other users cost no more than this one look.
                     if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
                         names.add(entry.name)
     return [base / name for name in sorted(names) if _refusal(base / name) is None]
 
 
 def passed_over() -> list[str]:
-    """Which directories have the right name and cannot be used, and why."""
+    """The directories that have the right name and cannot be used, and why."""
     refusals = [_refusal(base / title) for base, title in _homes()]
     return [str(each) for each in refusals if isinstance(each, PermissionError)]
 
@@ -104,7 +105,7 @@ def _refusal(path: Path) -> OSError | None:
 
 
 def _make(base: Path, title: str) -> Path:
-    """A new one in *base*; if *title* is taken, with a name that nobody can have taken before."""
+    """Make a directory in *base*; if *title* is taken, with a name that no user can guess."""
     try:
         return make(base, title)
     except FileExistsError:

@@ -1,11 +1,11 @@
-"""A directory for the socket at which a program is watched, where nobody else may come.
+"""A directory for the socket at which a program is watched, closed to all other users.
 
 Rule 1: the directory is the user's own and closed to all others. That alone keeps strangers away on
-every platform; it also means that nobody else can put a socket of theirs in the place of ours.
-Rule 2: nobody else can change which directory that is. Each one above it belongs to the user or to
-root, and others may not write there; or it is sticky, as /tmp is, and they may not rename ours.
-Rule 3: what was checked is what is used. The directory is held open, and what is done in it is
-done through its descriptor: no path is looked up again, no link is followed, no mode is changed.
+every platform. It also means that no other user can replace our socket.
+Rule 2: no other user can replace the directory. Each directory above it belongs to the user or to
+root. Others may not write there; or it is sticky, as /tmp is, and they may not rename our entries.
+Rule 3: we use the very directory that we have checked. We hold it open, and work in it through its
+descriptor: no path is looked up again, no link is followed, no mode is changed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if sys.platform != "win32":
     import fcntl
 
 LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of a Unix socket's address
-LOCK_PATIENCE = 1.0  # seconds for another program to let go of the directory: it needs microseconds
+LOCK_PATIENCE = 1.0  # seconds for another program to unlock the directory: it needs microseconds
 _PEER = struct.Struct("3i")  # pid, uid, gid
 _OF_A_PROGRAM = re.compile(r"\d+\.sock")
 _PASS = (
@@ -48,10 +48,10 @@ File: TypeAlias = tuple[int, int]  # device and inode
 
 
 class Directory(AbstractContextManager["Directory"]):
-    """A directory that is this user's alone, held open.
+    """A directory that belongs to this user alone, held open.
 
-    :raises PermissionError: if it, or one above it, is somebody else's or open to others
-    :raises OSError: if there is none, or it cannot be reached
+    :raises PermissionError: if it, or a directory above it, is another user's or open to others
+    :raises OSError: if there is no directory, or it cannot be reached
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class Directory(AbstractContextManager["Directory"]):
         way = _walk(path)
         try:
             _check_own(os.fstat(way), path)
-            # That can be locked and listed; "." leads nowhere else.
+            # Unlike *way*, this descriptor can be locked and listed; "." is the same directory.
             self._fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=way)
         finally:
             os.close(way)
@@ -76,9 +76,9 @@ class Directory(AbstractContextManager["Directory"]):
         self.close()
 
     def listen(self, name: str) -> tuple[socket.socket, File]:
-        """A socket that listens at *name*, and by what :meth:`remove` knows its file again.
+        """Return a socket that listens at *name*, and the file by which :meth:`remove` knows it.
 
-        :raises FileExistsError: if somebody listens there, or it is no socket
+        :raises FileExistsError: if a program listens there, or it is no socket
         :raises PermissionError: if the umask would keep this user away from it
         :raises OSError: if the path is too long, or the file system takes no socket
         """
@@ -91,21 +91,21 @@ class Directory(AbstractContextManager["Directory"]):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             listener.setblocking(False)
-            with suppress(OSError):  # only Linux can; elsewhere the directory has to do
+            with suppress(OSError):  # only Linux can; elsewhere the directory alone must suffice
                 # Before there is a file: so its mode is right from the first moment.
                 os.fchmod(listener.fileno(), 0o600)
-            # Nobody may take the file for a dead one's between "bind" and "listen".
+            # Between "bind" and "listen" no program may take the file for that of a dead program.
             with self._alone():
                 if not self._free(name):
                     raise FileExistsError(
-                        f"somebody serves {path} already; close that one, or choose another path"
+                        f"a program serves {path} already; end that, or choose another path"
                     )
                 try:
                     listener.bind(self._address(name))
                 except OSError as exc:
                     what = f"no socket can be made there: {exc.strerror or exc}"
                     raise OSError(exc.errno or errno.EINVAL, what, str(path)) from None
-                listener.listen(128)  # one that finds this line full is told to try again
+                listener.listen(128)  # a client that finds this line full has to try again
                 found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
             if found.st_mode & 0o600 != 0o600:
                 os.unlink(name, dir_fd=self._fd)
@@ -120,7 +120,7 @@ class Directory(AbstractContextManager["Directory"]):
         return listener, (found.st_dev, found.st_ino)
 
     def remove(self, name: str, file: File) -> None:
-        """Remove what *listen* has made, unless somebody has put another one there."""
+        """Remove the socket that *listen* has made, unless another file is there now."""
         with self._alone(), suppress(OSError):
             found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
             if (found.st_dev, found.st_ino) == file:
@@ -135,7 +135,7 @@ class Directory(AbstractContextManager["Directory"]):
                         self._free(name)
 
     def _free(self, name: str) -> bool:
-        """Remove a dead program's socket. False if somebody listens at *name*."""
+        """Remove a dead program's socket. False if a program listens at *name*."""
         try:
             found = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -157,10 +157,11 @@ class Directory(AbstractContextManager["Directory"]):
         return False
 
     def _address(self, name: str) -> str:
-        """Leads to *name* in the directory that is held open, whatever is at its path by now.
+        """A path to *name* in the directory that is held open, whatever is at its path by now.
 
-        "bind" and "connect" take no descriptor. Linux has a path that is one; of the thread, as
-        that of the process is gone once its main thread has ended. Elsewhere rule 2 has to do.
+        "bind" and "connect" take no descriptor. Linux has paths that stand for descriptors. We use
+        the thread's path, because the process's path is gone once its main thread has ended. On
+        other systems rule 2 must suffice.
         """
         there = f"/proc/thread-self/fd/{self._fd}"
         with suppress(OSError):
@@ -175,7 +176,7 @@ class Directory(AbstractContextManager["Directory"]):
         """Keep other programs from changing the directory meanwhile. False if that did not work.
 
         A program that was stopped at this point, or a file system without locks, must not keep this
-        one from starting: it goes on after *patience* seconds. Who only clears away does not.
+        program from starting: it goes on after *patience* seconds. ``clear_away`` does not go on.
         """
         deadline = time.monotonic() + patience
         while not (locked := self._lock()) and time.monotonic() < deadline:
@@ -183,7 +184,7 @@ class Directory(AbstractContextManager["Directory"]):
         try:
             yield locked
         finally:
-            if locked:  # closing would not do: a child that was forked meanwhile has it as well
+            if locked:  # closing is not enough: a child that was forked meanwhile has the lock, too
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def _lock(self) -> bool:
@@ -195,7 +196,7 @@ class Directory(AbstractContextManager["Directory"]):
 
 
 def make(base: Path, name: str) -> Path:
-    """A new directory that is this user's alone; raises as :class:`Directory` does."""
+    """Make a directory that belongs to this user alone; raises as :class:`Directory` does."""
     way = _walk(base)
     try:
         _check_on_the_way(os.fstat(way), base)
@@ -209,9 +210,10 @@ def make(base: Path, name: str) -> Path:
 
 
 def _walk(path: Path) -> int:
-    """A descriptor of the directory at *path*, where nobody else can put another one.
+    """Return a descriptor of the directory at *path*, which no other user can replace.
 
-    Links on the way are followed if nobody else could have made them. The last name must be none.
+    Links on the way are followed if no other user could have made them. The last name must not be a
+    link.
     """
     todo = [*reversed(path.absolute().parts[1:])]
     at, here, links = Path("/"), os.open("/", _PASS), 0
@@ -225,7 +227,7 @@ def _walk(path: Path) -> int:
                 links += 1
                 if links > 40:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-                # If it begins with "/", both "stat" and "open" go there, wherever we are.
+                # If its target begins with "/", "stat" and "open" go there, wherever we are.
                 todo.extend(reversed(Path(os.readlink(name, dir_fd=here)).parts))
                 continue
             if not stat.S_ISDIR(found.st_mode):
@@ -252,7 +254,7 @@ def _check_on_the_way(found: os.stat_result, at: Path) -> None:
     _check_owner(found, at)
     if found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX:
         mode = stat.S_IMODE(found.st_mode)
-        _refuse(f"others may rename what is in {at} (mode {mode:04o})")
+        _refuse(f"others may rename the entries of {at} (mode {mode:04o})")
 
 
 def _check_owner(found: os.stat_result, at: Path) -> None:
@@ -261,7 +263,7 @@ def _check_owner(found: os.stat_result, at: Path) -> None:
 
 
 def _unmapped() -> int | None:
-    """In a user namespace, as whom root and the others outside appear. None where all are known."""
+    """In a user namespace, the uid that stands for root and all other users outside; else None."""
     try:
         spans = Path("/proc/self/uid_map").read_bytes().split()[2::3]
         if sum(map(int, spans)) >= 0xFFFFFFFF:
@@ -276,7 +278,7 @@ def _refuse(what: str) -> NoReturn:
 
 
 def is_ours(connection: socket.socket) -> bool:
-    """Is the other end this user, or root? Only Linux tells."""
+    """Is the other end a process of this user, or of root? (On other systems than Linux: True.)"""
     if sys.platform != "linux":
         return True
     peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)

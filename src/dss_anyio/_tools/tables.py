@@ -1,8 +1,8 @@
-"""What programs tell of their hubs, as tables.
+"""The state of the hubs of other programs, as tables.
 
-Nothing of it is as it should be: a field may be missing or be of any type, as the program may be of
-another version or mean no good. What is no number is shown as "?", and of a text only what can be
-printed: nothing reaches the terminal, or rich, that these would take for a command.
+We rely on no field: a field may be missing or be of any type, because the program may be of another
+version or be hostile. A value that should be a number and is none is shown as "?". Of a text only
+the printable characters are shown, so that the terminal, or rich, gets no commands from it.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 MOST_ROWS = 1000  # of a program, in each of the tables
 MOST_CHARACTERS = 200  # of a text
 
-# Those that are zero as long as all goes well; a column of zeros is left out.
+# Counts that stay 0 as long as all goes well; a column of zeros is left out.
 COUNTS = {"lost": "dropped", "back": "undelivered", "late": "late", "errors": "errors"}
 
 
 def show(programs: list[Program], before: dict[str, Program]) -> RenderableType:
-    """Two tables: the hubs with their sources, and who is blocked in them.
+    """Two tables: the hubs with their sources, and the calls that are blocked in them.
 
-    *before* is what was told by the look before, by path; rates are those since then.
+    *before* has the answers to the look before, by path; rates are since then.
     """
     from rich import box
     from rich.console import Group
     from rich.table import Table
 
-    # A number is never cut or folded, a name may be: it has what the numbers leave of 80 columns.
+    # A number is never cut or folded. A name may be: it gets the rest of the 80 columns.
     table = partial(Table, box=box.SIMPLE_HEAD, show_edge=False, title_justify="left")
     hubs = table(title="hubs", padding=0)
     hubs.add_column("", overflow="fold")
@@ -105,7 +105,7 @@ def _rows(
 def _sources(
     hub: dict[str, Any], last: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Each registered source, and what it told before; then those that have ended, as one."""
+    """Each registered source, with its last numbers; then the ended sources, as one."""
     earlier = _dict(last.get("sources"))
     ended: list[dict[str, Any]] = []
     for name, each in _dict(hub.get("sources")).items():
@@ -139,7 +139,7 @@ def _blocked(program: Program) -> Iterator[list[str]]:
 def _moments(
     program: Program, before: dict[str, Program]
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], float]]:
-    """Each hub, what it told before, and how many seconds ago that was."""
+    """Each hub, its last numbers, and how many seconds ago they were taken."""
     earlier = before.get(program["path"], {})
     now, then = _number(program, "time"), _number(earlier, "time")
     seconds = 0.0 if now is None or then is None else now - then
@@ -157,12 +157,12 @@ def _is_losing(program: Program, before: dict[str, Program]) -> bool:
 
 
 def any_of(programs: list[Program], count: str) -> bool:
-    """Has one of the hubs something to tell there?"""
+    """Is *count* more than 0 in one of the hubs?"""
     return any(_number(hub, count) for each in programs for hub in _hubs(each))
 
 
 def name_of(program: Program) -> str:
-    """As it was started: of ``python -m package`` Python tells only which file that is."""
+    """The name of the program. For ``python -m package`` Python tells only the path of the file."""
     path = Path(*map(_text, _list(program.get("program"))[:1]))
     return path.parent.name or path.name if path.name == "__main__.py" else path.name
 
@@ -171,19 +171,19 @@ def rate(now: dict[str, Any], before: dict[str, Any], count: str, seconds: float
     """By how much *count* has grown per second; nothing if it was not seen before."""
     last, this = _number(before, count), _number(now, count)
     if last is None or this is None or this < last or seconds <= 0:
-        return ""  # if there are fewer than before, another one has its name now
+        return ""  # a smaller number than before is that of another hub or source
     grown = this - last
     return f"{grown / seconds:.0f}" if grown >= 10 * seconds else f"{grown / seconds:.1f}"
 
 
-# -- What is believed ------------------------------------------------------------------------------
+# -- Reading the fields of an answer ---------------------------------------------------------------
 
 
 def _number(told: dict[str, Any], name: str) -> float | None:
     value = told.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if 0 <= value < 1 << 64 else None  # a NaN is neither
+    return value if 0 <= value < 1 << 64 else None  # a NaN fails this test
 
 
 def _count(told: dict[str, Any], name: str) -> str:
@@ -216,7 +216,7 @@ def _list(value: object) -> list[Any]:
 
 
 def printable(text: str, at_most: int = MOST_CHARACTERS) -> Any:
-    """*text* as it is to be shown: without what a terminal, or rich, would take for a command."""
+    """*text* without characters that a terminal, or rich, would take for a command."""
     from rich.text import Text
 
     if len(text) > at_most:

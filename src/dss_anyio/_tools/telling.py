@@ -1,8 +1,8 @@
-"""What a program tells of its hubs, as one line of JSON.
+"""The state of a program's hubs, as one line of JSON.
 
-Imported by the thread that calls ``serve_statistics()``, with everything that it needs: most
-programs are never watched, and the thread that serves must import nothing. A child that is forked
-while it does would find that module locked for ever.
+The thread that calls ``serve_statistics()`` imports this file, with all modules that it needs. It
+is imported only then, because most programs are never watched. The thread that serves must import
+nothing: a child that is forked during an import would find that module locked for ever.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .._ending.ways_out import open_hubs
 from .._hub.base import Face, mailbox_of
 from .._hub.looking import SourceStatistics, state_of
 
-MOST_ENDED = 1000  # sources of a hub that are told of although they have ended
+MOST_ENDED = 1000  # ended sources of a hub that are listed
 
 
 def document() -> bytes:
-    """Everything that is told."""
+    """The whole line, with the state of all open hubs."""
     told = {
         "pid": os.getpid(),
         "program": sys.argv[:1],
@@ -34,7 +34,7 @@ def document() -> bytes:
 
 
 def _describe(hub: Face[Any]) -> dict[str, Any]:
-    counts = Face.statistics(hub)  # not that of a subclass: it would be the user's
+    counts = Face.statistics(hub)  # not a subclass's method, which would be code of the user
     told: dict[str, Any] = counts._asdict()
     told.update(
         max_buffer_size=_limit(counts.max_buffer_size),
@@ -60,14 +60,14 @@ def _limit(size: float) -> float | None:
 
 
 def _sources(sources: Mapping[str, SourceStatistics]) -> dict[str, Any]:
-    """All that are registered, and those that have ended last: a document has to end somewhere."""
+    """All registered sources, and the last ``MOST_ENDED`` ended ones, to limit the document."""
     ended = [name for name, each in sources.items() if not each.registered]
     passed_over = set(ended[:-MOST_ENDED])
     return {name: _source(each) for name, each in sources.items() if name not in passed_over}
 
 
 def _source(counts: SourceStatistics) -> dict[str, Any]:
-    """Only a source with a bound of its own has one here; null is no limit."""
+    """A source. It has "max_buffer_size" only if it has its own bound; null is no limit."""
     told: dict[str, Any] = {**counts._asdict(), "requests": counts.requests._asdict()}
     limit = told.pop("max_buffer_size")
     if limit is not None:

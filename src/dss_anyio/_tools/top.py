@@ -30,10 +30,10 @@ NONE_OF_THEM = (
 
 
 def watch(named: list[str], interval: float | None, once: bool, as_json: bool) -> int:
-    """Look at the programs that are *named*, or at all, until Ctrl-C; *once* has an exit code.
+    """Look at the programs that are *named*, or at all, until Ctrl-C; with *once*, only once.
 
-    *interval* is the number of seconds between two looks. With it, tables that are shown *once*
-    have the rates of that time.
+    *interval* is the number of seconds between two looks. If it is given, *once* looks twice, and
+    the tables have the rates of that time. Returns the exit code.
     """
     check_platform()
     if not as_json and find_spec("rich") is None:
@@ -89,12 +89,12 @@ def find(named: list[str]) -> list[Path]:
 
 
 def look_at(paths: Iterable[Path]) -> list[Program]:
-    """What the programs at *paths* tell; nothing of those that do not answer."""
+    """The answers of the programs at *paths*. Silent programs have none."""
     return [each.program for each in ask(paths)]
 
 
 def nobody(named: list[str]) -> str:
-    """What there is to say if nobody answers."""
+    """The message if no program answers."""
     what = NONE_OF_THEM.format(", ".join(named)) if named else NOBODY
     return " ".join([what, *(f"Passed over: {each}." for each in passed_over())])
 
@@ -105,7 +105,7 @@ def _watch_live(named: list[str], interval: float) -> NoReturn:
 
     console = Console()
     before: dict[str, Program] = {}
-    # Without a terminal, one table after the other.
+    # Without a terminal, print one table after the other.
     with Live(
         console=console, screen=console.is_terminal, auto_refresh=False, transient=True
     ) as live:

@@ -1,13 +1,15 @@
 """Let another process of the same user look at the hubs of this one: ``serve_statistics()``.
 
-Rule 1: a client costs nothing but one thread's time. At most ``MOST_CLIENTS`` are
-connected; what is kept of what each has sent is two numbers, what waits to be written to each is
-one document. Who has left, or sends a line without end, gets none.
-Rule 2: nothing here waits for a client. There is one thread, and it waits for all of them at once.
-Rule 3: nothing here is called by a hub, and nothing here calls what is the user's.
-Rule 4: the thread imports nothing: a child that is forked meanwhile could never import it.
+Rule 1: a client costs only the time of one thread. At most ``MOST_CLIENTS`` are connected. For each
+we keep two numbers about the data that it has sent, and at most one document that waits to be
+written to it. A client that has left, or sends a line without end, gets no document.
+Rule 2: nothing here waits for one client. There is one thread, and it waits for all of them at
+once.
+Rule 3: no hub calls anything here, and nothing here calls code of the user.
+Rule 4: the thread imports nothing: a child that is forked during an import could never import that
+module.
 
-A client sends a line, whatever is in it, and gets one: a JSON document of all hubs that are open.
+A client sends a line, with any content, and gets a line: a JSON document of all open hubs.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ from .._loops.slices import join
 from .homes import serve_at, serve_somewhere
 from .place import check_platform, is_ours
 
-MOST_CLIENTS = 16  # one more, and who was silent for the longest time is dropped
-LONGEST_LINE = 1 << 16  # bytes; one more, and who sends it is dropped
-_CHUNK = 64  # bytes that are read at once: as many lines, and so documents, at most
+MOST_CLIENTS = 16  # if one more comes, the client that was silent longest is dropped
+LONGEST_LINE = 1 << 16  # bytes; a client that sends a longer line is dropped
+_CHUNK = 64  # bytes that are read at once, and so the most documents that are owed at once
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # SIGPIPE ends a program that has not ignored it
 
 
@@ -40,24 +42,25 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
 
     Call it once, anywhere, from any thread: ``dss.serve_statistics()``. It lasts as long as the
     process; :meth:`close`, or the end of a ``with`` block, ends it sooner. A daemon thread answers
-    at a Unix socket, and costs nothing while nobody looks. It reads what ``statistics()`` and
-    ``blocked()`` of each hub tell; no hub waits for it, and none of your code runs in it.
+    at a Unix socket, and costs nothing while no client asks. It reads ``statistics()`` and
+    ``blocked()`` of each hub; no hub waits for it, and none of your code runs in it.
 
-    The directory of the socket must belong to this user and be closed to all others, and nobody
-    else may be able to put another one in its place; that is checked, for each directory above it.
-    On Linux the socket has mode 0600 as well, and each client is asked for its user; only this one
-    and root are served. A forked child does not serve.
+    The directory of the socket must belong to this user and be closed to all other users. No other
+    user may be able to replace it: this is checked, for each directory above it. On Linux the
+    socket has mode 0600 as well, and the user of each client is checked: only this user and root
+    are served. A forked child does not serve.
 
-    :param path: of the socket. Without it: ``<pid>.sock`` in ``$XDG_RUNTIME_DIR/dss_anyio``, or,
-        where that cannot be used, in ``dss_anyio-<uid>`` in ``tempfile.gettempdir()``, or, where
-        somebody has taken that name, in a directory there whose name nobody can guess. ``top``
-        finds each of them. What a dead process has left there is removed
+    :param path: the path of the socket. Without it: ``<pid>.sock`` in
+        ``$XDG_RUNTIME_DIR/dss_anyio``. If that cannot be used: in ``dss_anyio-<uid>`` in
+        ``tempfile.gettempdir()``. If another user has taken that name: in a directory there whose
+        name no other user can guess. ``top`` finds each of them. Sockets of dead processes there
+        are removed
     :raises RuntimeError: on Windows, where Python has no Unix sockets
-    :raises PermissionError: if the directory of *path*, or one above it, is somebody else's or open
+    :raises PermissionError: if the directory of *path*, or one above it, is another user's or open
         to others, or if the umask would keep this user from connecting
-    :raises FileExistsError: if somebody answers there already, or it is no socket
-    :raises OSError: if the path is too long for a socket, none can be made there, or, without
-        *path*, if there is no place for one; it says why
+    :raises FileExistsError: if a program serves there already, or it is no socket
+    :raises OSError: if the path is too long for a socket, or no socket can be made there; without
+        *path*, if no directory can be used. The message says why
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -76,8 +79,8 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
             self._listener = opened.enter_context(served.listener)
             self._sockets = opened.pop_all()
         self._open = [served.file]  # the call that takes this out ends it
-        self._clients: dict[socket.socket, _Client] = {}  # who was silent longest comes first
-        # Not by ``start_daemon``: where no thread can be made, that would serve in this one.
+        self._clients: dict[socket.socket, _Client] = {}  # the one that was silent longest first
+        # Not by ``start_daemon``: if no thread can be made, that would serve in this thread.
         self._thread = threading.Thread(
             target=self._serve, name="dss_anyio: serving statistics", daemon=True
         )
@@ -92,13 +95,14 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
 
     @property
     def path(self) -> Path:
-        """Where the socket is; what ``python -m dss_anyio top`` may be given."""
+        """The path of the socket. You can pass it to ``python -m dss_anyio top``."""
         return self._path
 
     def close(self) -> None:
         """Stop serving, and remove the socket. From any thread; a second call does nothing.
 
-        Waits for its thread, which waits for nobody. Does nothing in a forked child.
+        Waits for the serving thread, which does not wait for clients, at most a second. Does
+        nothing in a forked child.
         """
         try:
             file = self._open.pop()
@@ -107,7 +111,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
         atexit.unregister(self.close)
         _serving.pop(id(self), None)
         self._directory.remove(self._path.name, file)
-        self._end.shutdown(socket.SHUT_RDWR)  # closing does nothing if a child has it as well
+        self._end.shutdown(socket.SHUT_RDWR)  # closing is not enough if a forked child has it, too
         if self._thread.ident is not None and self._thread is not threading.current_thread():
             join(self._thread, 1.0)
 
@@ -129,7 +133,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
             if self._listener in ready:
                 self._admit()
             for connection in ready:
-                if connection in self._clients:  # else it was dropped for another one
+                if connection in self._clients:  # else it was dropped for another client
                     self._go_on(connection)
             ready = [key.fileobj for key, _ in self._selector.select()]
         self._close_sockets()
@@ -138,7 +142,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
         try:
             connection, _ = self._listener.accept()
         except BlockingIOError:
-            return  # who had come has left again
+            return  # the client has left again
         except OSError:  # no file descriptor is free, and the listener stays readable
             self._drop_first()
             time.sleep(0.1)
@@ -154,7 +158,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
 
     def _go_on(self, connection: socket.socket) -> None:
         client = self._clients.pop(connection)
-        self._clients[connection] = client  # now it is the last one to be dropped
+        self._clients[connection] = client  # now it is the last client to be dropped
         try:
             client.go_on()
         except BlockingIOError:
@@ -162,7 +166,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
         except Exception:  # it has left; or this process is out of memory
             self._drop(connection)
             return
-        # What it wants is not read while it does not take what it wanted before.
+        # While documents are owed, no further lines are read.
         wanted = selectors.EVENT_WRITE if client.owed else selectors.EVENT_READ
         self._selector.modify(connection, wanted)
 
@@ -181,7 +185,7 @@ class serve_statistics(AbstractContextManager["serve_statistics"]):  # noqa: N80
         self._sockets.close()
 
     def _forget(self) -> None:
-        """In a forked child: what is at the path is the parent's, and so are its clients."""
+        """In a forked child: the socket at the path is the parent's, and so are its clients."""
         self._open.clear()
         self._close_sockets()
 
@@ -190,12 +194,12 @@ class _Client:
     def __init__(self, connection: socket.socket, document: Callable[[], bytes]) -> None:
         self._connection = connection
         self._document = document
-        self._line = 0  # bytes of one whose end has not come
-        self._rest = b""  # of a document
-        self.owed = 0  # documents, with the one that is being sent
+        self._line = 0  # bytes of a line whose end has not come
+        self._rest = b""  # of the document that is being sent
+        self.owed = 0  # documents to send, including the one that is being sent
 
     def go_on(self) -> None:
-        """Read what it wants, or send some of it. Raises if it has left, or is not ready."""
+        """Read lines, or send part of a document. Raises if it has left, or is not ready."""
         if not self.owed:
             received = self._connection.recv(_CHUNK)
             if not received:
@@ -206,9 +210,9 @@ class _Client:
                 raise EOFError
         if self.owed:
             if not self._rest:
-                # If it has left, this raises: those who ask and leave cost no documents, and the
-                # next one does not wait for them. (To read until the end would not tell: who has
-                # only closed its half still waits for the answer.)
+                # If the client has left, this raises. So clients that ask and leave cost no
+                # documents, and do not delay the next client. (Reading until the end would not
+                # tell: a client that has only closed its half still waits for the answer.)
                 self._connection.send(b"", _NO_SIGNAL)
                 self._rest = self._document()
             self._rest = self._rest[self._connection.send(self._rest, _NO_SIGNAL) :]
@@ -216,7 +220,7 @@ class _Client:
                 self.owed -= 1
 
 
-_serving: dict[int, serve_statistics] = {}  # holds them: nobody else needs to
+_serving: dict[int, serve_statistics] = {}  # keeps the servers alive
 
 
 def _after_fork_in_child() -> None:
