@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import struct
 import subprocess
@@ -20,6 +21,9 @@ from dss_anyio import _native
 needs_the_extension = pytest.mark.skipif(
     _native.dss is None, reason=f"the extension module was not built: {_native.why_not}"
 )
+
+# How often Python exits in the tests of exits.
+EXITS = int(os.environ.get("DSS_EXITS", "5"))
 
 OK, DROPPED, NOT_NOTIFIED, TRUNCATED = range(4)
 FULL, CLOSED, TOO_LARGE, TIMED_OUT, REFUSED = -1, -2, -3, -4, -5
@@ -39,6 +43,11 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "parcel_done": (c_int, [c_void_p]),
     "parcel_look": (None, [c_void_p, c_void_p, c_void_p]),
     "kill_senders": (None, [c_void_p, c_int]),
+    "leave_senders": (None, [c_void_p, c_int]),
+    "cancelled_start": (c_void_p, [c_void_p, c_char_p, c_int, c_int]),
+    "cancelled_cancel": (None, [c_void_p, c_int]),
+    "cancelled_join": (None, [c_void_p, c_void_p]),
+    "marked_sends": (None, [c_void_p, c_char_p, c_size_t, c_int, c_void_p]),
     "send_under_signals": (c_long, [c_void_p, c_long, c_void_p]),
     "library_start": (None, [c_void_p, c_void_p]),
     "library_stop": (None, []),
@@ -158,6 +167,33 @@ class Call:
         answer, answered = (c_char * 64)(), c_size_t()
         status = int(self._c.ask_join(self._call, answer, byref(answered)))
         return status, bytes(answer)[: answered.value]
+
+
+class Cancelled:
+    """A thread of C that is cancelled in ``dss_ask``, or in ``dss_send_wait``."""
+
+    def __init__(
+        self,
+        c: ctypes.CDLL,
+        sender: dss.native.NativeSender,
+        question: bytes,
+        *,
+        waits_for_room: bool,
+        asynchronous: bool,
+    ) -> None:
+        self._c = c
+        self._call = c.cancelled_start(sender.address, question, waits_for_room, asynchronous)
+
+    def cancel(self, *, by_itself: bool) -> None:
+        """Do it from here; or have the thread do it, in a signal handler."""
+        self._c.cancelled_cancel(self._call, by_itself)
+
+    def join(self) -> tuple[bool, int | None, bool]:
+        """Was it cancelled; what its call has returned, if it has; did it go on after that?"""
+        found = (c_int * 4)()
+        self._c.cancelled_join(self._call, found)
+        was_cancelled, returned, status, went_on = found
+        return bool(was_cancelled), status if returned else None, bool(went_on)
 
 
 class Parcel:

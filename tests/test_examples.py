@@ -81,7 +81,7 @@ OUTPUT = {
         "my thread waits in send() of producer",
         (
             "the thread goes home: hub-1 has ended, and takes nothing from source 'producer' any "
-            "more; stop what uses it, or open a new hub"
+            "more; stop the threads that use it, or open a new hub"
         ),
     ],
     "howto/serve.py": ["ada is Ada Lovelace", "alan is Alan Turing", "not known: 'nobody'"],
@@ -596,14 +596,29 @@ def test_the_files_that_the_readme_and_the_docs_link_to_exist() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_demo_runs_on_both_backends_and_its_counts_add_up() -> None:
+DEMO_IN_PYTHON = """
+import runpy
+from dss_anyio import _native
+
+_native.dss = None  # as if the extension had not been built
+runpy.run_path({demo!r}, run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "in Python"])
+def test_the_demo_runs_on_both_backends_and_its_counts_add_up(native: bool) -> None:
     for module in ("rich", "watchdog", "miniaudio"):
         if find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    output = run(EXAMPLES / "demo", "--seconds", "1")
+    demo = EXAMPLES / "demo"
+    program = (demo,) if native else ("-c", DEMO_IN_PYTHON.format(demo=str(demo)))
+    output = run(*program, "--seconds", "1")
     assert sum("the counts add up" in line for line in output) == 2
     stopped = [line.split("stopped ")[1] for line in output if line.startswith("  stopped ")]
     assert stopped in (
         ["miniaudio", "watchdog", "C pthreads"] * 2,  # the newest first
         ["miniaudio", "watchdog"] * 2,  # there is no C compiler
     )
+    has_closures = native and hasattr(_native.dss, "make_closure")
+    never_enter = output.count("  the threads of C pthreads never enter Python")
+    assert never_enter == (stopped.count("C pthreads") if has_closures else 0)

@@ -22,6 +22,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from c_threads import EXITS
 from test_foreign import c_library
 
 import dss_anyio as dss
@@ -577,7 +578,7 @@ def test_threads_of_c_call_it_while_the_gil_is_held_by_one_who_waits_for_them(
         assert len(hub.poll()) == 4000
 
 
-EXITS = """
+AT_EXIT = """
 import ctypes, sys, threading
 import dss_anyio as dss
 
@@ -591,24 +592,26 @@ CB = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_int)
 callback = portal.c_callback(CB)
 assert callback.native
 pool = library.pool_start(callback, 3, -1, 0)
+library.pool_watch_exit(ctypes.c_void_p(pool))
 while library.pool_returned(pool) < 10_000:
     hub.poll()
 """
 
 
+@pytest.mark.timeout(60 + 20 * EXITS)
 def test_python_may_exit_while_c_calls(native: bool, c_library: ctypes.CDLL) -> None:
     if not native:
         pytest.skip("Python ends these threads inside of their callbacks")
-    for _ in range(5):
+    for _ in range(EXITS):
         done = subprocess.run(
-            [sys.executable, "-c", EXITS, str(c_library._name)],
+            [sys.executable, "-c", AT_EXIT, str(c_library._name)],
             env={**os.environ, "PYTHONPATH": str(Path(dss.__file__).parents[1])},
             capture_output=True,
             text=True,
             timeout=30,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert (done.returncode, done.stdout) == (0, "all threads go on\n"), done.stderr
 
 
 # -- A bound of its own ----------------------------------------------------------------------------

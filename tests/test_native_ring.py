@@ -192,3 +192,10 @@ def test_in_a_forked_child_nothing_of_the_parents_is_touched(stress: Stress) -> 
 
 def test_a_thread_that_is_killed_leaves_nothing_half_done(stress: Stress) -> None:
     stress("killed")
+
+
+@pytest.mark.parametrize("how", ["plain", "portable"])
+def test_a_thread_that_is_cancelled_while_it_waits_ends_after_its_call(
+    stress: Stress, how: str
+) -> None:
+    stress("cancelled", how)

@@ -316,6 +316,112 @@ EXPORT void kill_senders(dss_sender *sender, int times) {
     }
 }
 
+/* The same with threads that leave by themselves, in a signal handler. */
+
+static void leave(int number) {
+    (void)number;
+    pthread_exit(NULL);
+}
+
+typedef struct {
+    dss_sender *sender;
+    atomic_bool begun;
+} leaver;
+
+static void *send_until_left(void *arg) {
+    leaver *it = arg;
+    record what = {.thread = 7};
+    it->begun = true;
+    for (;;) {
+        dss_send(it->sender, &what, sizeof(what));
+        what.number++;
+    }
+    return NULL;
+}
+
+EXPORT void leave_senders(dss_sender *sender, int times) {
+    struct sigaction action = {.sa_handler = leave}, before;
+    sigaction(SIGUSR2, &action, &before);
+    for (int turn = 0; turn < times; turn++) {
+        pthread_t thread;
+        leaver it = {.sender = sender};
+        pthread_create(&thread, NULL, send_until_left, &it);
+        while (!it.begun) {
+            nap(10000);
+        }
+        nap(977 * (turn % 50));
+        pthread_kill(thread, SIGUSR2);
+        pthread_join(thread, NULL);
+    }
+    sigaction(SIGUSR2, &before, NULL);
+}
+
+/* -- Threads that are cancelled while they wait ---------------------------------------------------- */
+
+typedef struct {
+    dss_sender *sender;
+    char question[16], answer[16];
+    int way; /* as in asked */
+    bool asynchronous;
+    atomic_int returned, went_on;
+    int status;
+    pthread_t thread;
+} cancelled;
+
+static void *call_and_be_cancelled(void *arg) {
+    cancelled *it = arg;
+    int before;
+    pthread_setcanceltype(
+        it->asynchronous ? PTHREAD_CANCEL_ASYNCHRONOUS : PTHREAD_CANCEL_DEFERRED, &before
+    );
+    it->status = it->way == 0
+        ? dss_ask(
+              it->sender, it->question, strlen(it->question), it->answer, sizeof(it->answer), NULL, -1
+          )
+        : dss_send_wait(it->sender, it->question, strlen(it->question), -1);
+    it->returned = 1;
+    pthread_testcancel();
+    it->went_on = 1;
+    return NULL;
+}
+
+EXPORT cancelled *cancelled_start(
+    dss_sender *sender, const char *question, int way, int asynchronous
+) {
+    cancelled *it = calloc(1, sizeof(*it));
+    it->sender = sender;
+    strncpy(it->question, question, sizeof(it->question) - 1);
+    it->way = way;
+    it->asynchronous = asynchronous;
+    pthread_create(&it->thread, NULL, call_and_be_cancelled, it);
+    return it;
+}
+
+static void cancel_myself(int number) {
+    (void)number;
+    pthread_cancel(pthread_self());
+}
+
+/* From this thread, or by itself, in a signal handler that interrupts its wait. */
+EXPORT void cancelled_cancel(cancelled *it, int by_itself) {
+    if (by_itself) {
+        struct sigaction action = {.sa_handler = cancel_myself};
+        sigaction(SIGUSR2, &action, NULL);
+        pthread_kill(it->thread, SIGUSR2);
+    } else {
+        pthread_cancel(it->thread);
+    }
+}
+
+/* {was it cancelled, has the call returned, with what, did the thread go on after that} */
+EXPORT void cancelled_join(cancelled *it, int *found) {
+    void *result;
+    pthread_join(it->thread, &result);
+    int all[] = {result == PTHREAD_CANCELED, it->returned, it->status, it->went_on};
+    memcpy(found, all, sizeof(all));
+    free(it);
+}
+
 /* -- A signal handler that sends, also in the middle of a send ------------------------------------ */
 
 static dss_sender *for_handler;
@@ -351,6 +457,9 @@ EXPORT long send_under_signals(dss_sender *sender, long calls, long *accepted) {
     pthread_t interrupter, me = pthread_self();
     interrupting = true;
     pthread_create(&interrupter, NULL, interrupt, &me);
+    while (!from_handler) { /* else all may be sent before that thread has begun */
+        nap(10000);
+    }
     long mine = 0;
     for (long number = 0; number < calls; number++) {
         record what = {.thread = 0, .number = (uint32_t)mine};
@@ -410,6 +519,36 @@ EXPORT void library_stop(void) {
 
 /* Sleep with the GIL held (PyDLL), as a function that computes in C does. */
 EXPORT void hold_everything(long nanoseconds) { nap(nanoseconds); }
+
+/* -- What a tracer of system calls shows ----------------------------------------------------------- */
+
+typedef struct {
+    dss_sender *sender;
+    const char *label;
+    size_t size;
+    int times, *statuses;
+} marked;
+
+static void *send_marked(void *arg) {
+    marked *it = arg;
+    char data[64] = {0};
+    if (write(-1, it->label, strlen(it->label)) < 0) { /* it fails, and stands in the trace */
+        for (int number = 0; number < it->times; number++) {
+            it->statuses[number] = dss_send(it->sender, data, it->size);
+        }
+    }
+    return write(-1, "", 0) < 0 ? NULL : arg;
+}
+
+/* Send so often, from a new thread, between two system calls that the trace is looked up for. */
+EXPORT void marked_sends(
+    dss_sender *sender, const char *label, size_t size, int times, int *statuses
+) {
+    marked it = {sender, label, size, times, statuses};
+    pthread_t thread;
+    pthread_create(&thread, NULL, send_marked, &it);
+    pthread_join(thread, NULL);
+}
 
 EXPORT void library_send(void *sender, const char *data, size_t size) { dss_send(sender, data, size); }
 

@@ -753,6 +753,79 @@ static void *wait_for_room(void *arg) {
     return NULL;
 }
 
+typedef struct {
+    bool asks, asynchronous;
+    int status;
+    pthread_t thread;
+} call;
+
+static void *call_and_be_cancelled(void *arg) {
+    call *it = arg;
+    record what = {0, 0}, answer;
+    int before;
+    pthread_setcanceltype(
+        it->asynchronous ? PTHREAD_CANCEL_ASYNCHRONOUS : PTHREAD_CANCEL_DEFERRED, &before
+    );
+    it->status = it->asks ? dss_ask(sender, &what, sizeof(what), &answer, sizeof(answer), NULL, -1)
+                          : dss_send_wait(sender, &what, sizeof(what), -1);
+    pthread_testcancel();
+    it->status = 1000;
+    return NULL;
+}
+
+static int who_wait(void) {
+    dss_waits *waits = dss_ring_waits(ring);
+    int many = 0;
+    pthread_mutex_lock(&waits->lock);
+    for (dss_waiter *each = waits->first; each; each = each->next) {
+        many++;
+    }
+    pthread_mutex_unlock(&waits->lock);
+    return many;
+}
+
+/* Threads that wait are cancelled, and are served all the same: each call ends, and then the thread.
+   Elsewhere than on Linux they wait in functions that are points of cancellation. */
+static void cancelled(bool asks, bool asynchronous) {
+    record what = {1, 0};
+    call calls[4];
+    begin(2, DSS_BLOCK);
+    while (!asks && dss_send(sender, &what, sizeof(what)) == DSS_OK) {
+    }
+    for (int each = 0; each < 4; each++) {
+        calls[each] = (call){asks, asynchronous, 1, 0};
+        pthread_create(&calls[each].thread, NULL, call_and_be_cancelled, &calls[each]);
+    }
+    while (who_wait() < 4) {
+        nap(10000);
+    }
+    nap(10000000); /* they sleep by now; if not, this tries less than it could */
+    for (int each = 0; each < 4; each++) {
+        pthread_cancel(calls[each].thread);
+    }
+    dss_taking taking = {0};
+    dss_look look;
+    for (int taken = 0; taken < (asks ? 4 : 6); nap(10000)) {
+        if (dss_ring_look(ring, &taking, &look) && dss_ring_claim(ring, &taking, &look)) {
+            dss_asker *asker = look.item.asker;
+            dss_ring_hand_over(ring, &taking);
+            if (asker) {
+                CHECK(dss_asker_settle(asker, DSS_OK, "x", 1));
+                dss_asker_drop(asker);
+            }
+            taken++;
+        }
+    }
+    for (int each = 0; each < 4; each++) {
+        pthread_join(calls[each].thread, NULL);
+        CHECK(calls[each].status == DSS_OK || (asynchronous && calls[each].status == 1));
+    }
+    CHECK(who_wait() == 0);
+    CHECK(dss_send(sender, &what, sizeof(what)) == DSS_OK);
+    CHECK(dss_send(sender, &what, sizeof(what)) == DSS_OK);
+    CHECK(dss_send(sender, &what, sizeof(what)) == DSS_FULL); /* the bound is what it was */
+}
+
 static void *send_a_hundred(void *arg) {
     (void)arg;
     record what = {0, 0};
@@ -909,6 +982,10 @@ int main(int count, char **arguments) {
         closed_between_two();
     } else if (!strcmp(name, "room_in_a_fork")) {
         room_in_a_fork();
+    } else if (!strcmp(name, "cancelled")) {
+        for (int turn = 0; turn < 8; turn++) {
+            cancelled(turn & 1, turn & 2);
+        }
     } else if (!strcmp(name, "release_order")) {
         released_after_the_put();
     } else if (!strcmp(name, "sizes")) {

@@ -18,7 +18,9 @@
    - None of them takes the GIL, touches a Python object or makes a Python thread state. Whether
      Python computes, waits in C with the GIL held, or exits, makes no difference to them.
    - None of them is a point at which a thread is cancelled (pthread_cancel). The two that wait
-     put a cancellation off until they return.
+     put a cancellation off until they return. A signal handler that interrupts one of these two
+     must come back: it may neither end the thread (pthread_exit) nor jump out (siglongjmp), because
+     the hub still refers to what lies on that thread's stack.
    - What they return is a status: 0 is good, a warning is above 0, an error below. With an error
      nothing was accepted, and everything that was passed in is still the caller's.
    - Accepted means that the program receives it, exactly once, or that it is handed back, exactly
