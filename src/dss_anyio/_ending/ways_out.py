@@ -170,7 +170,19 @@ def _at_exit() -> None:
     ends without having ended its hub, a thread of ours ends the hub then.
     """
     _exiting.append(None)  # before the look at the open hubs: see ``watch``
-    _end_those_of(lambda home: home is None or home.daemon or _has_left(home))
+    _end_those_of(lambda home: home is None or not _is_joined(home) or _has_left(home))
+
+
+def _is_joined(home: threading.Thread) -> bool:
+    """Does Python wait for *home* when it exits?
+
+    Not for a thread that it has not started. In an interpreter that permits no daemon threads, such
+    a thread is not called one (CPython 3.13).
+    """
+    return not home.daemon and not isinstance(home, _Foreign)
+
+
+_Foreign: Any = getattr(threading, "_DummyThread", ())
 
 
 def _has_left(home: threading.Thread | None) -> bool:
@@ -204,7 +216,7 @@ def _guard(home: threading.Thread) -> None:
     it off while it stops a library.
     """
     mine = object()
-    if home.daemon or home is threading.main_thread():  # Python joins neither
+    if not _is_joined(home) or home is threading.main_thread():
         return
     if _guarded.setdefault(home, mine) is not mine:
         return

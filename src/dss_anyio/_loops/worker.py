@@ -28,6 +28,20 @@ _starting: dict[object, threading.Lock] = {}
 _over: list[None] = []  # not empty from the moment at which no thread is started any more
 
 
+def daemon_thread(func: Callable[[], object], name: str) -> threading.Thread:
+    """A daemon thread for *func*, not started yet.
+
+    No daemon in an interpreter that permits none, as those of ``concurrent.interpreters`` do: the
+    end of that interpreter waits for the thread.
+    """
+    try:
+        return threading.Thread(target=func, name=name, daemon=True)
+    except RecursionError:
+        raise  # a RuntimeError as well
+    except RuntimeError:
+        return threading.Thread(target=func, name=name, daemon=False)
+
+
 def start_daemon(
     func: Callable[[], object], name: str, *, only_there: bool = False
 ) -> threading.Thread:
@@ -46,7 +60,7 @@ def start_daemon(
         _starting.pop(mine, None)
         func()
 
-    thread = threading.Thread(target=begin, name=name, daemon=True)
+    thread = daemon_thread(begin, name)
     _starting[mine] = begun  # and *then* we look: see ``_start_no_more``
     if _over or sys.is_finalizing():
         begin()
