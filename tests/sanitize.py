@@ -5,7 +5,8 @@
 
 A copy of the sources is compiled with AddressSanitizer and UndefinedBehaviorSanitizer, and the
 tests run on that copy. A wrong use of memory ends the process with a report, and so does undefined
-behaviour. Each report is an error, also from a process whose exit code no test looks at. itself is not compiled in this way: its use of our memory is checked only where it calls the C
+behaviour. Each report is an error, also from a process whose exit code no test looks at. CPython
+itself is not compiled in this way: its use of our memory is checked only where it calls the C
 library.
 
 Before that, ``foreign/ring_stress.c``, which needs no Python, runs in the same way. There,

@@ -263,7 +263,10 @@ _KINDS: Final[dict[Overflow, type[Places]]] = {
 
 def overflow_of(places: Places) -> Overflow:
     """The policy of *places*. Without a limit they have none, and nothing ever waits: "block"."""
-    return next((name for name, kind in _KINDS.items() if isinstance(places, kind)), "block")
+    for name, kind in _KINDS.items():
+        if isinstance(places, kind):
+            return name
+    return "block"
 
 
 def make_places(limit: float, overflow: Overflow, line: Line, bell: Bell, books: Books) -> Places:
