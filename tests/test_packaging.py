@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -46,6 +47,15 @@ def test_asking_for_the_version_imports_nothing() -> None:
         timeout=20,
     )
     assert done.stdout == "set()\n"
+
+
+def test_a_file_is_read_in_one_sitting_and_a_class_in_less() -> None:
+    for path in (ROOT / "src").rglob("*.py"):
+        source = path.read_text(encoding="utf-8")
+        assert source.count("\n") <= 370, path
+        for each in ast.walk(ast.parse(source)):
+            if isinstance(each, ast.ClassDef):
+                assert (each.end_lineno or 0) - each.lineno < 320, (path, each.name)
 
 
 def test_there_is_no_gap_between_the_oldest_and_the_newest() -> None:

@@ -67,4 +67,4 @@ class Home:
     def task_group(self) -> Any:
         """The hub's, while it is open in an event loop; else None. In the hub's thread."""
         hub = self.hub()
-        return None if hub is None else hub._task_group
+        return None if hub is None else hub._task_group  # of ``Face``: not for users

@@ -54,7 +54,7 @@ class Trouble(NamedTuple):
     exc: BaseException
 
 
-class Ending(NamedTuple):
+class EndUnderWay(NamedTuple):
     """One thread's run of steps 4 to 6 for a hub; other threads may wait for it."""
 
     done: threading.Event  # set when the run is complete, or was cut short
@@ -95,7 +95,7 @@ def end_sources(
     registry = mailbox.registry
     limits = [_at_most(source) for source in list(registry.sources.values())]
     limits += [_alone_at_most(source) for source in list(registry.stopping)]
-    ending = Ending(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + sum(limits))
+    ending = EndUnderWay(threading.Event(), time.monotonic() + LEAVE_TIMEOUT + sum(limits))
     errors = [] if errors is None else errors
     try:
         if not mailbox.ending.decide(ending):

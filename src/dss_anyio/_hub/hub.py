@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager
 from contextvars import copy_context
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast
 
 from anyio import create_task_group
 from anyio.abc import TaskGroup
@@ -20,16 +18,14 @@ from .._core.reports import OnError, tell
 from .._ending.order import Trouble, end_sources, leaving, release_all, together
 from .._ending.ways_out import abandon, abandon_those_in, unwatch
 from .._loops.closing import leave_elsewhere, may_await
-from .._loops.slices import check_limit
 from .._loops.way import way_into
 from .._loops.worker import Worker
-from .._portal.portal import Portal
 from .._receiving.docking import dock
 from .._receiving.receiver import Receiver
 from .._receiving.serve import Handler, serve
 from .._receiving.sleepers import Sleepers
-from .base import Face
-from .open_source import OpenSource, opened_source, without_cancellation
+from .open_source import without_cancellation
+from .opener import Opener
 from .typed import T_Item, T_Received
 
 if sys.version_info < (3, 11):
@@ -39,7 +35,7 @@ T_Raw = TypeVar("T_Raw")
 T_Value = TypeVar("T_Value")
 
 
-class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
+class Hub(Opener[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
     """A hub in an event loop of asyncio, uvloop or trio; also its first receiving end.
 
     ``async with dss.open_hub() as hub`` opens it; for type checkers ``dss.open_hub[MyItem](...)``,
@@ -84,7 +80,7 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         name: str | None = None,
         on_error: OnError | None = None,
     ) -> None:
-        Face.__init__(self, max_buffer_size, overflow, name, on_error)
+        Opener.__init__(self, max_buffer_size, overflow, name, on_error)
         self._join(Sleepers(self._mailbox, on_error))
 
     _opener: Any = None  # the task that has opened it
@@ -264,98 +260,6 @@ class Hub(Face[T_Item], Receiver[T_Received], Generic[T_Item, T_Received]):
         tells = partial(tell, self._on_error, books=self._mailbox.books)
         on_error = None if raise_errors else tells
         await serve(self._sleepers, self._end, handler, max_concurrency, on_error)
-
-    # -- sources -----------------------------------------------------------------------------------
-
-    @overload
-    def open_source(
-        self,
-        name: str,
-        start: Callable[[Portal[T_Raw]], Coroutine[Any, Any, T_Value]],
-        stop: Callable[[T_Value], object],
-        *,
-        stop_timeout: float = 10.0,
-        drain: bool = False,
-        decode: Callable[[T_Raw], T_Item] | None = None,
-        on_undelivered: Callable[[T_Raw], object] | None = None,
-        max_buffer_size: float | None = None,
-        overflow: Overflow | None = None,
-    ) -> AbstractAsyncContextManager[OpenSource[T_Raw, T_Value]]: ...
-
-    @overload
-    def open_source(
-        self,
-        name: str,
-        start: Callable[[Portal[T_Raw]], T_Value],
-        stop: Callable[[T_Value], object],
-        *,
-        stop_timeout: float = 10.0,
-        drain: bool = False,
-        decode: Callable[[T_Raw], T_Item] | None = None,
-        on_undelivered: Callable[[T_Raw], object] | None = None,
-        max_buffer_size: float | None = None,
-        overflow: Overflow | None = None,
-    ) -> AbstractAsyncContextManager[OpenSource[T_Raw, T_Value]]: ...
-
-    def open_source(
-        self,
-        name: str,
-        start: Callable[[Portal[Any]], Any],
-        stop: Callable[[Any], object],
-        *,
-        stop_timeout: float = 10.0,
-        drain: bool = False,
-        decode: Callable[[Any], T_Item] | None = None,
-        on_undelivered: Callable[[Any], object] | None = None,
-        max_buffer_size: float | None = None,
-        overflow: Overflow | None = None,
-    ) -> AbstractAsyncContextManager[OpenSource[Any, Any]]:
-        """Start a library, and stop it at the end of the ``async with`` block, in order.
-
-        In the hub's event loop.
-
-        ``start(portal)`` and ``stop(value)`` run while the hub is live, so they may wait for
-        callbacks that wait for the hub; *value* is the return value of *start*. Plain functions
-        are called in threads of their own, so they may block. A coroutine function, or a coroutine
-        that a plain one returns, runs in the hub's event loop, in a task of its own, which only
-        the time limit cancels. The threads are daemon threads, and a ``threading.Thread`` that is
-        made in one is a daemon as well, unless you set ``daemon=False``.
-
-        The end of the block, or of the hub, has this order. No new items are accepted from this
-        source. Calls that were blocked in its portals are released with an error, and have left.
-        *stop* has run. The items that were not received went to *on_undelivered*. Cancellation does
-        not cut this short.
-        If *start* is still running then, it has *stop_timeout* seconds to return. Then a coroutine
-        is cancelled; if a plain function returns even later, *stop* is called at once.
-
-        :param name: as for :meth:`register`, and so are *decode*, *on_undelivered*,
-            *max_buffer_size* and *overflow*
-        :param stop_timeout: how many seconds *stop* may take (``math.inf``: any number); then
-            ``TimeoutError`` is raised. A plain function goes on in a daemon thread, a coroutine is
-            cancelled
-        :param drain: at a normal end of the block, run *stop* first, while the source is live.
-            Items that the library sends meanwhile are accepted, and wait for room as ever. Then its
-            portals are closed; queued items are still received. Another task has to receive; if
-            none does, *stop* has its time limit. If an exception or a cancellation leaves the
-            block, or comes while *stop* runs, or the hub ends, the end is as above
-        :return: a context manager for an :class:`OpenSource`: its portal and *value*
-        :raises Exception: the exception of *start*; *stop* is not called then
-        :raises RuntimeError: if the system has no thread for *start*
-        :raises ExceptionGroup: the exception of *stop*, together with that of the body
-        :raises ValueError: if a source of that name is registered; if *stop_timeout* is negative or
-            NaN; if *max_buffer_size* or *overflow* cannot be
-        :raises TypeError: if *start* or *stop* is not callable, or *stop_timeout* no number
-        :raises anyio.ClosedResourceError: after :meth:`close_senders`
-        :raises anyio.BrokenResourceError: if the hub has ended
-        """
-        for what, func in (("start", start), ("stop", stop)):
-            if not callable(func):
-                raise TypeError(f"{what} must be callable, not {func!r}")
-        limit = check_limit(stop_timeout, "stop_timeout")
-        hooks = decode, on_undelivered
-        register = partial(self._register, name, None, limit, *hooks, max_buffer_size, overflow)
-        gather = partial(together, self._mailbox, self._on_error)
-        return opened_source(self._mailbox, register, start, stop, drain, gather)
 
     # -- the methods that Face needs ---------------------------------------------------------------
 

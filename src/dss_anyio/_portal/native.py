@@ -76,7 +76,7 @@ def open_native(
     hub = mailbox.home.hub()
     if hub is None:
         raise not_open(mailbox, lane)
-    inlets = hub._inlets(extension.Bell)
+    inlets = hub._inlets(extension.Bell)  # of ``Docks``: not for users
     ring = extension.Ring(inlets.bell, limit, item_size, policy)
     home = mailbox.home.thread
     number = getattr(home, "native_id" if extension.NATIVE_IDS else "ident", None)
