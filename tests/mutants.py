@@ -1273,6 +1273,22 @@ MUTANTS = [
         "test_native_ring.py::test_a_send_keeps_errno",
     ),
     Mutant(
+        "N1",
+        "a send asks for memory",
+        "_native/ring.c",
+        WITHOUT_THE_GIL,
+        "    void *volatile wasted = malloc(1);\n    free(wasted);\n" + WITHOUT_THE_GIL,
+        "test_native_costs.py::test_a_send_allocates_nothing_and_frees_nothing",
+    ),
+    Mutant(
+        "N1",
+        "each send makes a system call, although nobody sleeps",
+        "_native/bell.c",
+        "    if (!(flag & 1)) {\n        return true;\n",
+        "    if (flag == 1) {\n        return true;\n",
+        "test_native_costs.py::test_a_send_makes_one_system_call_for_each_who_is_woken_and_else_none",
+    ),
+    Mutant(
         "N2",
         "a sender writes to a descriptor although that was closed",
         "_native/bell.c",
@@ -1514,6 +1530,14 @@ MUTANTS = [
         "    if (atomic_fetch_sub(&waits->want_room, 1) > 1) { /*",
         "    if (atomic_fetch_sub(&waits->want_room, 1) < 1) { /*",
         "test_native.py::test_of_those_who_wait_for_room_each_wakes_the_next",
+    ),
+    Mutant(
+        "N5",
+        "a cancellation strikes inside a call that waits",
+        "_native/sender.c",
+        "    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &was->cancelled);\n",
+        "    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &was->cancelled);\n",
+        "test_native_ring.py::test_a_thread_that_is_cancelled_while_it_waits_ends_after_its_call",
     ),
     Mutant(
         "N5",

@@ -908,9 +908,25 @@ static void *send_for_ever(void *arg) {
 
 /* A thread is killed where it stands, in its first sends. Whatever it has left behind, the next item
    is put, and wakes. */
+/* Each send finds the flag up, and the descriptor not readable: so it is struck in a wake as often as
+   in the put. (Armed first and cleared then: wherever it is struck between two sends, either the flag
+   is up or the descriptor is readable.) */
+static void *wake_for_ever(void *arg) {
+    record what = {0, 0};
+    int before;
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, &before);
+    *(atomic_bool *)arg = true;
+    for (;;) {
+        dss_bell_arm(bell);
+        dss_bell_clear(readable);
+        dss_send(sender, &what, sizeof(what));
+    }
+    return NULL;
+}
+
 static void killed(void) {
     record what = {1, 0};
-    for (int turn = 0; turn < 400; turn++) {
+    for (int turn = 0; turn < 8000; turn++) {
         if (turn % 50 == 0) {
             begin(64, DSS_BLOCK); /* its spare cells are those of 63 that were killed */
         }
@@ -918,7 +934,7 @@ static void killed(void) {
         dss_bell_arm(bell);
         atomic_bool begun = false;
         pthread_t thread;
-        pthread_create(&thread, NULL, send_for_ever, &begun);
+        pthread_create(&thread, NULL, turn % 20 ? wake_for_ever : send_for_ever, &begun);
         while (!begun) {
         }
         for (volatile int spin = 0; spin < (turn * 7) % 300; spin++) {
