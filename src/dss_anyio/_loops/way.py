@@ -6,6 +6,9 @@ hubs.
 
 Each ``call_soon`` may be called from any thread, for ever. Once the loop is gone, it raises
 RuntimeError (asyncio: the loop is closed; trio: ``RunFinishedError``, which is a RuntimeError).
+There is no exception of ours for that, because on asyncio ``call_soon`` is the loop's own method:
+one that translates would be one more call for each wake. So callers catch RuntimeError, and let a
+RecursionError, which is one as well, go on.
 """
 
 from __future__ import annotations
