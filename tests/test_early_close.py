@@ -444,7 +444,7 @@ def test_on_trio_aclose_in_another_task_says_where_to_close_and_cancels_nobody(
 
         async def closes() -> None:
             await standing.wait()
-            with pytest.raises(RuntimeError, match="opened in one task .* close it there"):
+            with pytest.raises(RuntimeError, match="opened in one task .* close it in that task"):
                 await items.aclose()
             blocked.assert_released()
             await anyio.sleep(0)
