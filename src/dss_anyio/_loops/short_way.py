@@ -80,12 +80,15 @@ class ShortWay:
     async def listen(self, inside: socket.socket, nap: Listener) -> None:
         """Run the calls that come until *nap* is over, or until the short way is closed or cut."""
         self.bell = self._outside
+        fd = inside.fileno()  # trio would ask for it each time
         try:
             while self._inside is inside and not nap.is_over:
                 nap.ear = inside
                 try:
-                    await wait_readable(inside)
-                    if not inside.recv(4096, DONT_WAIT):  # first empty it, then look into the line
+                    await wait_readable(fd)
+                    # First empty it, then look into the line. (It holds one byte in most cases; if
+                    # there are more than these, it is readable still, and we come back.)
+                    if not inside.recv(256, DONT_WAIT):
                         raise ConnectionError("the other end was closed")
                 except trio.ClosedResourceError:
                     pass  # another task has woken the nap, or has closed the way
@@ -117,8 +120,9 @@ class ShortWay:
 
     def _run_calls(self) -> None:
         """Run the calls that wait in the line. A call that comes meanwhile is announced again."""
-        for _ in range(len(self._calls)):
-            self._calls.popleft()()
+        calls = self._calls
+        for _ in range(len(calls)):
+            calls.popleft()()
 
     def close(self) -> None:
         """Close the short way: a call that is made afterwards takes the long way."""
