@@ -293,17 +293,18 @@ def _calibrated(rate_of: Callable[[int], float], items: int) -> tuple[int, float
         items = int(min(items * 8, max(items * 2, rate * 0.12)))
 
 
-# For a distribution: how many of a thousand take at most this long.
-SHARES = {f"p{share / 10:g}": share for share in (10, 50, 100, 250, 750, 900, 950, 990)}
+# How many of a thousand take at most this long; of a distribution, and of all others.
+SHARES = {"p1": 10, "p5": 50, "p10": 100, "p25": 250, "median": 500, "p75": 750, "p90": 900}
+SHARES |= {"p95": 950, "p99": 990}
+USUAL = {"median": 500, "p90": 900, "p99": 990}
 
 
 def _percentiles(
-    times: list[float], of: str = "", shares: Mapping[str, int] = {"p90": 900, "p99": 990}
+    times: list[float], of: str = "", shares: Mapping[str, int] = USUAL
 ) -> dict[str, float]:
     cuts = statistics.quantiles(times, n=1000, method="inclusive")
-    figures = {f"median{of}": cuts[499], f"worst{of}": max(times)}
-    figures.update((f"{name}{of}", cuts[share - 1]) for name, share in shares.items())
-    return figures
+    figures = {f"{name}{of}": cuts[share - 1] for name, share in shares.items()}
+    return {**figures, f"worst{of}": max(times)}
 
 
 # -- What has to come out --------------------------------------------------------------------------

@@ -38,7 +38,8 @@ typedef struct {
     double pause;                       /* seconds between two */
     double *seconds;                    /* inside of each call; NULL: nobody asks */
     pthread_t thread;
-    pthread_mutex_t lock;               /* held during each call, as a library holds its own */
+    int locks;                          /* does it hold the lock during each call? */
+    pthread_mutex_t lock;               /* as a library's own */
 } job;
 
 static int once(job *self, const char *item)
@@ -68,9 +69,11 @@ static void *run(void *arg)
             nanosleep(&pause, NULL);
         double begun = self->seconds ? now() : 0;
         memcpy(item, &begun, sizeof begun);
-        pthread_mutex_lock(&self->lock);
+        if (self->locks)
+            pthread_mutex_lock(&self->lock);
         once(self, item);
-        pthread_mutex_unlock(&self->lock);
+        if (self->locks)
+            pthread_mutex_unlock(&self->lock);
         if (self->seconds)
             self->seconds[i] = now() - begun;
     }
@@ -79,23 +82,6 @@ static void *run(void *arg)
         self->release(state);
     }
     return NULL;
-}
-
-job *job_start(dss_sender *sender, callback call, void *ensure, void *release, void *save,
-               void *restore, int asks, int items, double pause, double *seconds)
-{
-    job *self = calloc(1, sizeof *self);
-    *self = (job){sender, call, (int (*)(void))ensure, (void (*)(int))release,
-                  (void *(*)(void))save, (void (*)(void *))restore, asks, items, pause, seconds, 0, PTHREAD_MUTEX_INITIALIZER};
-    if (pthread_create(&self->thread, NULL, run, self))
-        abort();
-    return self;
-}
-
-void job_join(job *self)
-{
-    pthread_join(self->thread, NULL);
-    free(self);
 }
 
 static job *watched[8];
@@ -120,11 +106,28 @@ static void count_lost(void)
     fflush(stdout);
 }
 
-void watch_exit(job *self)
+/* With *locks* it holds a lock during each call, which count_lost looks for when the process ends. */
+job *job_start(dss_sender *sender, callback call, void *ensure, void *release, void *save,
+               void *restore, int asks, int items, double pause, double *seconds, int locks)
 {
-    if (!watching)
-        atexit(count_lost);
-    watched[watching++] = self;
+    job *self = calloc(1, sizeof *self);
+    *self = (job){sender, call, (int (*)(void))ensure, (void (*)(int))release,
+                  (void *(*)(void))save, (void (*)(void *))restore, asks, items, pause, seconds, 0,
+                  locks, PTHREAD_MUTEX_INITIALIZER};
+    if (locks) {
+        if (!watching)
+            atexit(count_lost);
+        watched[watching++] = self;
+    }
+    if (pthread_create(&self->thread, NULL, run, self))
+        abort();
+    return self;
+}
+
+void job_join(job *self)
+{
+    pthread_join(self->thread, NULL);
+    free(self);
 }
 
 /* Seconds for one of *many* calls of a function of c_callback, or of ctypes, from a thread of C. */

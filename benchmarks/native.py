@@ -48,10 +48,8 @@ def library() -> ctypes.CDLL:
         subprocess.run([*command, "-o", built, source], check=True)
         loaded = ctypes.CDLL(str(built))
     loaded.job_start.restype = c_void_p
-    loaded.job_start.argtypes = [c_void_p] * 6 + [c_int, c_int, c_double, c_void_p]
+    loaded.job_start.argtypes = [c_void_p] * 6 + [c_int, c_int, c_double, c_void_p, c_int]
     loaded.job_join.argtypes = [c_void_p]
-    loaded.watch_exit.argtypes = [c_void_p]
-    loaded.watch_exit.restype = None
     if sys.platform == "linux":
         loaded.time_wakes.restype = None
         loaded.time_wakes.argtypes = [c_int, c_double, c_void_p, c_int, c_int]
@@ -72,6 +70,7 @@ class Job:
         *,
         asks: bool = False,
         timed: bool = True,
+        locks: bool = False,
     ) -> None:
         sender, self._callback, state = None, None, [None] * 4
         if contender == "native":
@@ -92,13 +91,14 @@ class Job:
             items,
             pause,
             ctypes.cast(self.seconds, c_void_p) if timed else None,
+            locks,
         )
 
     def start(self) -> None:
-        self.running = self._start()
+        self._job = self._start()
 
     def join(self) -> None:
-        library().job_join(self.running)
+        library().job_join(self._job)
 
 
 def _today(portal: dss.Portal[Any], asks: bool) -> Callable[[int, int], int]:
@@ -230,14 +230,13 @@ def measure_calls(contender: str, calls: int) -> float:
 EXIT = """
 import anyio
 import dss_anyio as dss
-from benchmarks.native import Job, library
+from benchmarks.native import Job
 
 async def main():
     hub = await dss.open_hub().__aenter__()
     for _ in range(3):
-        job = Job(hub.portal, {contender!r}, 1 << 30, 0.0001, timed=False)
+        job = Job(hub.portal, {contender!r}, 1 << 30, 0.0001, timed=False, locks=True)
         job.start()
-        library().watch_exit(job.running)
         jobs.append((job, hub))
     for _ in range(3):
         await hub.receive_many()

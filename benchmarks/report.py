@@ -425,7 +425,6 @@ def _sends_from_c(medians: Mapping[Figure, float]) -> Chart | None:
         "computing": "Python computes",
         "in a call": "Python is inside a call of 50 ms in C",
     }
-    shares = dict(sorted([*SHARES.items(), ("median", 500)], key=lambda each: each[1]))
     if Figure("send in C", "native", "asyncio", "median, in a call") not in medians:
         return None
     chart = Chart(figsize=(8, 3.2), dpi=100)
@@ -434,11 +433,11 @@ def _sends_from_c(medians: Mapping[Figure, float]) -> Chart | None:
         for contender in ("native", "ctypes"):
             times = [
                 1e6 * medians[Figure("send in C", contender, "asyncio", f"{each}, {meanwhile}")]
-                for each in shares
+                for each in SHARES
             ]
             axes.plot(
                 times,
-                [share / 10 for share in shares.values()],
+                [share / 10 for share in SHARES.values()],
                 "o-",
                 label="dss_send" if contender == "native" else "ctypes callback",
                 color=LINES[contender],
