@@ -19,7 +19,7 @@ from dss_anyio._tools import building
 
 ROOT = Path(__file__).parent.parent
 needs_compiler = pytest.mark.skipif(
-    not building.is_made_for_this()
+    not _native.is_made_for_this()
     or shutil.which("cc") is None
     or not Path(sysconfig.get_path("include"), "Python.h").is_file(),
     reason="needs a C compiler, and Python's headers",
@@ -102,7 +102,7 @@ def test_without_libffi_everything_but_its_functions_is_built(copied: Path) -> N
     assert "make_closure" not in names
 
 
-@pytest.mark.skipif(not building.is_made_for_this(), reason="it is not made for this")
+@pytest.mark.skipif(not _native.is_made_for_this(), reason="it is not made for this")
 @pytest.mark.parametrize("compiler", ["/bin/false", "there-is-none"])
 def test_without_a_compiler_it_is_not_built_and_no_old_one_is_left(
     copied: Path, compiler: str
@@ -136,7 +136,7 @@ def test_the_sources_use_no_format_whose_meaning_depends_on_the_headers() -> Non
 @pytest.fixture
 def not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine on which it was not built; the folder has its commands."""
-    if not building.is_made_for_this():
+    if not _native.is_made_for_this():
         pytest.skip("it is not made for this")
     monkeypatch.setattr(_native, "dss", None)
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -19,13 +19,18 @@ except ImportError as exc:
     why_not = str(exc)
 
 
+def is_made_for_this() -> bool:
+    """Could there be an extension module for this Python on this system?"""
+    return sys.implementation.name == "cpython" and os.name == "posix"
+
+
 def the_extension() -> Any:
     """Return the extension module.
 
     :raises ImportError: if it was not built; the message names the remedy
     """
     if dss is None:
-        if sys.implementation.name != "cpython" or os.name != "posix":
+        if not is_made_for_this():
             raise ImportError(
                 "native senders need the extension module of dss_anyio, which is not made for "
                 f"{sys.implementation.name} on {sys.platform}, only for CPython on POSIX systems; "

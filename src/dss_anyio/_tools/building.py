@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .. import _native
+from .._native import is_made_for_this
 
 PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 # For each package manager: its command, and its packages for a C compiler, the headers of Python,
@@ -28,11 +29,6 @@ MANAGERS = {
     "brew": ("brew install", "gcc", "python", "libffi"),
 }
 WORDS = ("a C compiler", "the headers of this Python (Python.h)", "those of libffi (ffi.h)")
-
-
-def is_made_for_this() -> bool:
-    """Could there be an extension module for this Python on this system?"""
-    return sys.implementation.name == "cpython" and os.name == "posix"
 
 
 def found() -> dict[str, bool]:

@@ -30,6 +30,7 @@ from .._hub.hub import open_hub
 from .._hub.polled import open_polled_hub
 from .._loops.datagram import Doorbell
 from .._loops.worker import start_daemon
+from .._native import is_made_for_this
 from .._portal.portal import Portal
 from . import building
 
@@ -141,7 +142,7 @@ def look(warned: list[Warned]) -> dict[str, Any]:
 def missing() -> list[Warned]:
     """The optional parts that are missing: nothing is wrong without them."""
     notes = [Warned(*each) for each in building.notes()]
-    if not building.is_made_for_this():
+    if not is_made_for_this():
         notes.append(
             Warned(
                 "the extension module is not made for "
