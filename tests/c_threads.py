@@ -7,6 +7,8 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
+import textwrap
 from collections import Counter
 from ctypes import byref, c_char, c_char_p, c_double, c_int, c_long, c_size_t, c_void_p
 from pathlib import Path
@@ -21,6 +23,8 @@ from dss_anyio import _native
 needs_the_extension = pytest.mark.skipif(
     _native.dss is None, reason=f"the extension module was not built: {_native.why_not}"
 )
+
+HERE = Path(__file__).parent
 
 # How often Python exits in the tests of exits.
 EXITS = int(os.environ.get("DSS_EXITS", "5"))
@@ -56,32 +60,48 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-def compiled(folder: Path) -> Path:
-    """Compile ``foreign/native.c``; skip the test if there is no compiler."""
+def compiled(folder: Path, name: str, *options: str) -> Path:
+    """Compile ``foreign/`` *name* ``.c``; skip the test if there is no compiler."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("there is no C compiler")
-    built = folder / "native.so"
-    source = Path(__file__).with_name("foreign") / "native.c"
+    built = folder / f"{name}.so"
+    source = HERE / "foreign" / f"{name}.c"
     subprocess.run(
         [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-pthread",
-         "-I", dss.native.include(), "-o", built, source, "-lrt"],
+         "-I", dss.native.include(), "-o", built, source, *options],
         check=True,
     )  # fmt: skip
     return built
 
 
-def load(built: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(built))
-    for name, (result, arguments) in _PROTOTYPES.items():
+def declare(library: ctypes.CDLL, prototypes: dict[str, tuple[Any, list[Any]]]) -> None:
+    for name, (result, arguments) in prototypes.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+
+
+def load(built: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(built))
+    declare(library, _PROTOTYPES)
     return library
+
+
+def run_in_child(
+    code: str, *args: str, timeout: float = 60.0, front: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run *code* in a Python of its own, with what the tests import; *front* may be a tracer."""
+    path = os.pathsep.join([str(HERE), str(Path(dss.__file__).parent.parent)])
+    return subprocess.run(
+        [*front, sys.executable, "-c", textwrap.dedent(code), *args],
+        env={**os.environ, "PYTHONPATH": path, **env},
+        capture_output=True, text=True, timeout=timeout,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def c_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("native"))
+    return compiled(tmp_path_factory.mktemp("native"), "native", "-lrt")
 
 
 @pytest.fixture(scope="session")

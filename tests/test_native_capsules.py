@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
 import sys
 import sysconfig
 from ctypes import c_char, c_char_p, c_int, c_size_t, c_ssize_t, c_void_p, py_object
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from c_threads import OK, needs_the_extension
+from c_threads import OK, compiled, declare, needs_the_extension, run_in_child
 
 import dss_anyio as dss
 
@@ -27,20 +24,12 @@ FUNCTIONS = ["send", "send_wait", "give", "ask", "hold", "release", "deliver", "
 @pytest.fixture(scope="session")
 def capsules(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL:
     """``foreign/capsules.c``, compiled as an extension module is; called with the GIL."""
-    compiler, headers = shutil.which("cc"), sysconfig.get_path("include")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
+    headers = sysconfig.get_path("include")
     if not Path(headers, "Python.h").is_file():
         pytest.skip(f"the headers of this Python (Python.h) are not in {headers}")
-    built = tmp_path_factory.mktemp("capsules") / "capsules.so"
     later = ["-undefined", "dynamic_lookup"] if sys.platform == "darwin" else []
-    subprocess.run(
-        [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-pthread", *later,
-         "-I", headers, "-I", dss.native.include(),
-         "-o", built, Path(__file__).with_name("foreign") / "capsules.c"],
-        check=True,
-    )  # fmt: skip
-    library = ctypes.PyDLL(str(built))
+    folder = tmp_path_factory.mktemp("capsules")
+    library = ctypes.PyDLL(str(compiled(folder, "capsules", "-I", headers, *later)))
     prototypes: dict[str, tuple[Any, list[Any]]] = {
         "import_api": (c_ssize_t, [c_char_p]),
         "api_name": (c_char_p, []),
@@ -50,9 +39,7 @@ def capsules(tmp_path_factory: pytest.TempPathFactory) -> ctypes.PyDLL:
         "has_the_same_table": (c_int, [c_void_p]),
         "use_start": (None, [c_void_p]),
     }
-    for name, (result, arguments) in prototypes.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
+    declare(library, prototypes)
     return library
 
 
@@ -86,11 +73,7 @@ print("found")
 
 
 def test_the_table_is_found_by_a_program_that_has_not_imported_us() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORT],
-        env={**os.environ, "PYTHONPATH": str(Path(dss.__file__).parents[1])},
-        capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+    done = run_in_child(IMPORT)
     assert (done.stdout, done.stderr) == ("found\n", "")
 
 

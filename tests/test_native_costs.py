@@ -11,21 +11,25 @@ import os
 import platform
 import re
 import shutil
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
-from c_threads import CLOSED, DROPPED, FULL, OK, TOO_LARGE, c_code, needs_the_extension
-
-import dss_anyio as dss
+from c_threads import (
+    CLOSED,
+    DROPPED,
+    FULL,
+    OK,
+    TOO_LARGE,
+    c_code,
+    compiled,
+    needs_the_extension,
+    run_in_child,
+)
 
 pytestmark = needs_the_extension
 __all__ = ["c_code"]  # a fixture
 
-HERE = Path(__file__).parent
 # What both programs have in common: *send* sends so often, and says what that has returned.
 BEGIN = """
     import ctypes, json, sys
@@ -43,14 +47,10 @@ BEGIN = """
 """
 
 
-def run_in_child(
-    *command: str | Path, front: tuple[str | Path, ...] = (), **env: str
+def told_by(
+    code: str, *libraries: Path, front: tuple[str, ...] = (), **env: str
 ) -> dict[str, tuple[Any, list[int]]]:
-    path = os.pathsep.join([str(HERE), str(Path(dss.__file__).parent.parent)])
-    ran = subprocess.run(
-        [*front, sys.executable, "-c", *command], env={**os.environ, "PYTHONPATH": path, **env},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    ran = run_in_child(code, *map(str, libraries), front=front, **env)
     if "PTRACE" in ran.stderr and "not permitted" in ran.stderr:
         pytest.skip("strace may not trace here")
     assert (ran.returncode, ran.stderr) == (0, ""), ran
@@ -112,21 +112,12 @@ def allocations(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("its malloc can be counted with glibc only")
     if "LD_PRELOAD" in os.environ:
         pytest.skip("something is preloaded here already, which may have a malloc of its own")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.skip("there is no C compiler")
-    built = tmp_path_factory.mktemp("allocations") / "allocations.so"
-    subprocess.run(
-        [compiler, "-std=gnu11", "-Wall", "-Werror", "-O1", "-fno-builtin", "-shared", "-fPIC",
-         "-pthread", "-I", dss.native.include(), "-o", built, HERE / "foreign" / "allocations.c"],
-        check=True,
-    )  # fmt: skip
-    return built
+    return compiled(tmp_path_factory.mktemp("allocations"), "allocations", "-fno-builtin")
 
 
 def test_a_send_allocates_nothing_and_frees_nothing(c_code: Path, allocations: Path) -> None:
     """Nor the first one of a thread, whatever comes of it."""
-    told = run_in_child(textwrap.dedent(ALLOCATE), c_code, allocations, LD_PRELOAD=str(allocations))
+    told = told_by(ALLOCATE, c_code, allocations, LD_PRELOAD=str(allocations))
     assert told.pop("the C library's own")[0] == 2  # so it counts what a function of theirs does
     assert told == {
         "to one that sleeps": [0, [OK]],
@@ -258,10 +249,8 @@ def test_a_send_makes_one_system_call_for_each_who_is_woken_and_else_none(
     strace = shutil.which("strace")
     if strace is None:
         pytest.skip("needs strace")
-    told = run_in_child(
-        textwrap.dedent(MAKE_SYSTEM_CALLS), c_code,
-        front=(strace, "-ff", "-qq", "-e", "signal=none", "-o", tmp_path / "trace"),
-    )  # fmt: skip
+    tracer = (strace, "-ff", "-qq", "-e", "signal=none", "-o", str(tmp_path / "trace"))
+    told = told_by(MAKE_SYSTEM_CALLS, c_code, front=tracer)
     marked = re.compile(
         r'^write\(-1, "(.+)", \d+\).*\n((?:.*\n)*?)write\(-1, "", 0\)', re.MULTILINE
     )

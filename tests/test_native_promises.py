@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -36,6 +35,7 @@ from c_threads import (
     in_order,
     load,
     needs_the_extension,
+    run_in_child,
     send,
 )
 
@@ -63,15 +63,6 @@ async def test_threads_send_while_another_one_holds_the_gil(c_code: Path, c: cty
         assert pool.count(OK) == 10_000
         pool.join()
         assert in_order(await hub.receive_many()) == {0: 5_000, 1: 5_000}
-
-
-def run_in_child(code: str, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
-    """Run *code* in a Python of its own, with what the tests import."""
-    path = os.pathsep.join([str(HERE), str(Path(dss.__file__).parent.parent)])
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), *args],
-        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=timeout,
-    )  # fmt: skip
 
 
 LOCK_INVERSION = """
