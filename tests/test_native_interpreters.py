@@ -212,7 +212,7 @@ SIDE = (
     async def receive_in_event_loop():
         with anyio.fail_after(20):
             async with dss.open_hub() as hub:
-                begin(hub.portal.native_sender(64))
+                begin(hub.register("side").native_sender(64))
                 while take(await hub.receive_many()):
                     pass
 
@@ -236,9 +236,7 @@ SIDE = (
 @pytest.mark.parametrize("loop", ["polled", "asyncio", "trio"])
 def test_pythons_threads_send_in_both_directions_at_once(gil: str, loop: str) -> None:
     """With a GIL each, asyncio, anyio and trio are imported as ever. uvloop (0.22) is not: "module
-    uvloop.loop does not support loading in subinterpreters". And such an interpreter has no daemon
-    threads, in one of which a hub in an event loop ends the sources that are still registered then:
-    so its sender belongs to the hub's own portal here, and a polled hub's to a source.
+    uvloop.loop does not support loading in subinterpreters".
     """
     if loop == "asyncio" and sys.version_info < (3, 12):
         pytest.skip("before 3.12 asyncio takes the loop that runs in another interpreter for ours")
